@@ -1,10 +1,11 @@
 """Kill a training run at random moments, resume it each time, and compare it with an undisturbed run, bit for bit.
 
     python benchmarks/kill_and_resume.py --stops 20
-    python benchmarks/kill_and_resume.py --stops 6 --signals TERM HUP USR1
+    python benchmarks/kill_and_resume.py --stops 6 --signals TERM HUP USR1 --after-row --longest 4
 
 The run has two processes, data loading workers, accumulated gradients, dropout and an average of the weights, and
-saves every few seconds. Every start is the same command with `--resume auto`.
+saves every few seconds. Every start is the same command with `--resume auto`. Without `--after-row`, stops can also
+hit the start of the program, the first write or the resume, and on a slow machine most of them do.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -96,6 +98,18 @@ def processes_of(launcher: int) -> list[int]:
     return found
 
 
+def wait_for_row(run: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until the run logs a row or ends. A resume first deletes the rows after its checkpoint."""
+    least = math.inf
+    while run.poll() is None:
+        log = folder / "metrics.jsonl"
+        number = log.read_bytes().count(b"\n") if log.is_file() else 0
+        if number > least:
+            return
+        least = min(least, number)
+        time.sleep(0.05)
+
+
 def stop(run: subprocess.Popen[bytes], number: signal.Signals) -> bool:
     """Send a signal to the run, to all of its processes if it kills; return whether it was still running."""
     if run.poll() is not None:
@@ -145,7 +159,8 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=20)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--signals", nargs="+", default=["KILL"], help="names without SIG; one is drawn for each stop")
-    parser.add_argument("--longest", type=float, default=20.0, help="most seconds from a start to a stop")
+    parser.add_argument("--longest", type=float, default=20.0, help="most seconds from a start to a stop [20]")
+    parser.add_argument("--after-row", action="store_true", help="count them from the first row that a start logs")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
@@ -157,13 +172,19 @@ def main() -> None:
         while reached.total() < arguments.stops:
             name = draw.choice(arguments.signals)
             run, moment = start(data, disturbed, arguments.steps), draw.uniform(0.5, arguments.longest)
+            if arguments.after_row:
+                wait_for_row(run, disturbed)
             time.sleep(moment)
             if not stop(run, signal.Signals[f"SIG{name}"]):
                 print(f"the run ended after {reached.total()} stops; use more --steps")
                 break
             reached[name] += 1
             lines = rows(disturbed) if (disturbed / "metrics.jsonl").is_file() else [{"step": 0}]
-            print(f"SIG{name} after {moment:.1f} s, last row of step {lines[-1]['step'] if lines else 0}", flush=True)
+            since = " of training" if arguments.after_row else ""
+            print(
+                f"SIG{name} after {moment:.1f} s{since}, last row of step {lines[-1]['step'] if lines else 0}",
+                flush=True,
+            )
         finish(data, disturbed, arguments.steps)
         left = sorted(path.name for path in disturbed.iterdir() if path.name.startswith("."))
         found = differences(plain, disturbed)

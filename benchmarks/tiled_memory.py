@@ -1,11 +1,12 @@
 """Measure the peak memory of `panformer predict --tile` for a large image of generated scenes.
 
     python benchmarks/tiled_memory.py runs/tiny/best.safetensors
-    python benchmarks/tiled_memory.py r50.safetensors --size 3000x4000 --tile 1024 --json
+    python benchmarks/tiled_memory.py r50 --size 3000x4000 --tile 1024 --json
 
-The checkpoint can be any one; one of the recipe `tiny`, which `panformer demo` makes, finds objects. The image is a
-mosaic of generated scenes, each a little larger than a tile, so that objects lie on seams. `panformer predict` runs in
-a new process, from the image file to overlay, PNG and JSON. The exit code is 1 if it takes more than 4 GB.
+The checkpoint can be any one; one of the recipe `tiny`, which `panformer demo` makes, finds objects. A recipe gets
+random weights that predict segments in every tile, as in `panformer benchmark`. The image is a mosaic of generated
+scenes, each a little larger than a tile, so that objects lie on seams. `panformer predict` runs in a new process, from
+the image file to overlay, PNG and JSON. The exit code is 1 if it takes more than 4 GB.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.scenes.generator import generate_scene
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.data.structures import ImageArray
+from panformer_cli.engine.benchmarking.random_model import random_model
+from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, save_checkpoint
+from panformer_cli.recipe_io import built_in_recipes, load_recipe
 from panformer_cli.visualization.drawing import save_image
 
 LIMIT = 4e9
@@ -43,6 +48,15 @@ def mosaic(height: int, width: int, side: int) -> ImageArray:
         part = image[top : top + side, left : left + side]
         part[:] = scenes[number % SCENES][: part.shape[0], : part.shape[1]]
     return image
+
+
+def checkpoint_of(model: str, folder: Path) -> Path:
+    """Return the path of a checkpoint; for the name of a recipe, one with random weights in `folder`."""
+    if model not in built_in_recipes():
+        return Path(model)
+    recipe, path = load_recipe(model), folder / "random.safetensors"
+    save_checkpoint(path, random_model(recipe, COCO), recipe, COCO, TrainProgress())
+    return path
 
 
 def measure(checkpoint: Path, size: tuple[int, int], tile: int, overlap: int, folder: Path) -> dict[str, Any]:
@@ -76,7 +90,7 @@ def measure(checkpoint: Path, size: tuple[int, int], tile: int, overlap: int, fo
 def main() -> int:
     """Run the measurement and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("model", metavar="CHECKPOINT|RECIPE")
     parser.add_argument("--size", default="9000x12000", metavar="HxW", help="size of the image [9000x12000]")
     parser.add_argument("--tile", type=int, default=1024, metavar="N", help="side of a tile [1024]")
     parser.add_argument("--overlap", type=int, default=128, metavar="N", help="pixels that tiles share [128]")
@@ -84,7 +98,8 @@ def main() -> int:
     arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.size.split("x"))
     with TemporaryDirectory() as folder:
-        result = measure(arguments.checkpoint, (height, width), arguments.tile, arguments.overlap, Path(folder))
+        checkpoint = checkpoint_of(arguments.model, Path(folder))
+        result = measure(checkpoint, (height, width), arguments.tile, arguments.overlap, Path(folder))
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:

@@ -122,10 +122,10 @@ def memory_of(arguments: argparse.Namespace, names: str) -> dict[str, Any]:
     with kept.counted():
         whole_step(step)
     in_mib = {part: size / 2**20 for part, size in kept.by_part.items()}
-    return {"before": before, "peak": peak.mib(), "state": _state_bytes(step) / 2**20, "kept": in_mib}
+    return {"before": before, "peak": peak.mib(), "state": state_bytes(step) / 2**20, "kept": in_mib}
 
 
-def _state_bytes(step: TrainingStep) -> int:
+def state_bytes(step: TrainingStep) -> int:
     """Return the bytes of weights, of their gradients, and of the optimizer's state."""
     weights = sum(parameter.nbytes for parameter in step.model.parameters())
     gradients = sum(parameter.nbytes for parameter in step.model.parameters() if parameter.requires_grad)

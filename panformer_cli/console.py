@@ -28,7 +28,7 @@ from rich.text import Text
 
 from panformer_cli.reporting import Progress, SilentReporter
 from panformer_cli.verbosity import Verbosity, current
-from panformer_cli.wording import truncated
+from panformer_cli.wording import shown, truncated, without_controls
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,14 +80,14 @@ class RichReporter:
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Progress]:
         """Show a bar with the time left. A bar inside another one appears below it and is removed at its end."""
-        began = self._clock()
-        with self._shown(what, total, done) as shown:
-            if self._verbosity.log is None:
-                yield shown
-            else:
-                lines = _LineProgress(partial(self._verbosity.record, "INFO"), self._clock, what, total, done)
-                yield _SeveralProgress((shown, lines))
-        _LOG.debug("%s: %d of %d, %.2f s", what, total - done, total, self._clock() - began)
+        began, steps = self._clock(), _Count()
+        with self._shown(what, total, done) as visible:
+            several: list[Progress] = [visible, steps]
+            if self._verbosity.log is not None:
+                record = partial(self._verbosity.record, "INFO")
+                several.append(_LineProgress(record, self._clock, what, total, done))
+            yield _SeveralProgress(several)
+        _LOG.debug("%s: %d of %d, %.2f s", what, steps.total, total, self._clock() - began)
 
     @contextmanager
     def _shown(self, what: str, total: int, done: int) -> Iterator[Progress]:
@@ -129,12 +129,22 @@ class _SeveralProgress:
             progress.advance(steps, status)
 
 
+class _Count:
+    """Counts the steps."""
+
+    total = 0
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        del status
+        self.total += steps
+
+
 class _BarProgress:
     def __init__(self, bars: Bars, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
     def advance(self, steps: int = 1, status: str = "") -> None:
-        self._bars.update(self._task, advance=steps, status=status)
+        self._bars.update(self._task, advance=steps, status=shown(status))
 
 
 class _LineProgress:
@@ -155,7 +165,7 @@ class _LineProgress:
         ends = self._done >= self._total > self._done - steps
         if ends or quiet >= _LINE_SECONDS or (tenth > self._last_tenth and quiet >= _QUIET_SECONDS):
             self._last_time, self._last_tenth = now, tenth
-            self._write(self._line(now - self._start, status))
+            self._write(self._line(now - self._start, shown(status)))
 
     def _tenth(self) -> int:
         return 10 * self._done // max(self._total, 1)
@@ -228,6 +238,7 @@ def _requested_width() -> int | None:
 
 
 def _write(console: Console, text: Text) -> None:
+    text.plain = without_controls(text.plain)  # names of files may have any characters
     # Soft wrap: the terminal breaks long lines itself, so a path can be copied as a whole.
     console.print(text, soft_wrap=True, highlight=False)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError, RecipeError
 from panformer_cli.models.backbones.known import has_batch_norm
+from panformer_cli.models.families import FAMILIES
 from panformer_cli.recipe import Recipe
 from panformer_cli.settings import CROP_LONG_SIDE, ModelSettings, TrainSettings
 
@@ -25,13 +26,26 @@ def check_run(recipe: Recipe, is_new: bool = True) -> list[str]:
         is_new: Whether the run starts with these settings; otherwise only what a resumed run needs is checked.
 
     Raises:
-        RecipeError: Settings cannot be used together; all such problems are listed.
+        RecipeError: The model family is inference only, or settings cannot be used together; all such problems are
+            listed.
     """
+    check_trainable(recipe)
     checks = PROBLEMS if is_new else (_root_is_set,)
     problems = [problem for check in checks for problem in check(recipe)]
     if problems:
         raise RecipeError("\n".join(problems))
     return [warning for check in WARNINGS for warning in check(recipe)] if is_new else []
+
+
+def check_trainable(recipe: Recipe) -> None:
+    """Raise RecipeError if the models of the recipe's family cannot be trained."""
+    family = recipe.model.family
+    if not FAMILIES[family].trainable:
+        trained = ", ".join(name for name, other in FAMILIES.items() if other.trainable)
+        raise RecipeError(
+            f"the recipe {recipe.name} cannot be trained: its model family, {family}, is inference only; use a recipe "
+            f"of the family {trained}, such as r50"
+        )
 
 
 def _root_is_set(recipe: Recipe) -> Iterator[str]:

@@ -225,6 +225,8 @@ def _opened(content: dict[Any, Any], section: str) -> Any:
 def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str]) -> Recipe:
     """Return the recipe, or raise one RecipeError with `problems` and all other problems."""
     family = _family_of(mapping, where)
+    if isinstance(mapping, Mapping):  # the defaults of these two sections depend on the family
+        mapping = {"model": {}, "inference": {}, **mapping}
     recipe = _section(Recipe, _sections(family), mapping, "", problems, list(_settings(family)))
     if len(problems) == 1:
         raise RecipeError(f"{where}: {problems[0]}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.errors import PanformerError
+from panformer_cli.models.families import FAMILIES
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_differences, recipe_from_dict, recipe_to_dict
 from panformer_cli.settings_reference import Setting, settings_of
@@ -87,8 +88,11 @@ def _lines(recipe: Recipe, source: str, file: Path) -> Iterator[str]:
     changed = recipe_differences(recipe_from_dict({"model": {"family": family}}, "defaults"), recipe)
     yield f"# {recipe.name}: a copy of the recipe {source}."
     yield "#"
-    yield f"# command:    panformer train {shlex.quote(str(file))} --set data.root=DIR"
-    yield f"# check:      panformer recipes check {shlex.quote(str(file))}"
+    if FAMILIES[family].trainable:
+        yield f"# command:    panformer train {shlex.quote(str(file))} --set data.root=DIR"
+        yield f"# check:      panformer recipes check {shlex.quote(str(file))}"
+    else:
+        yield f"# command:    panformer weights import FILE.pth --out DIR --recipe {shlex.quote(str(file))}"
     yield "#"
     yield "# Lines such as `#key: value` are defaults. To change one, remove its # and edit the value."
     yield ""

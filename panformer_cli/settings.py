@@ -30,12 +30,13 @@ class ModelSettings(Section):
     section = "model"
 
     family: str = ""
-    """Model family: `panoptic_segformer`, the only one so far."""
+    """Model family: `panoptic_segformer`, or `knet`, which is for inference only."""
     backbone: str = "resnet50"
     """Backbone with feature maps at strides 8, 16 and 32: `resnet18`, `resnet50`, `resnet101`, `pvt_v2_b0`,
     `pvt_v2_b2`, `pvt_v2_b5`, `swin_tiny`, `swin_large`, or `timm/<model>` for any other suitable timm model."""
     backbone_weights: FilePath = "imagenet"
-    """Initial weights of the backbone: `imagenet` (downloaded by timm), `none` (random), or the path of a file."""
+    """Initial weights of the backbone: `imagenet` (timm's pretrained weights, downloaded once), `none` (random), or the
+    path of a file."""
     backbone_normalization: BackboneNormalization = "imagenet"
     """Mean and standard deviation of the images that the backbone gets: `imagenet`, or `pretrained` for those of timm's
     weights, which differ for some models. It is part of the model, so it also applies to training with other weights,

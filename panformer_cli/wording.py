@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that change the direction of text, and what is not valid Unicode."""
 LISTED = 8
 """Default number of items listed in a message."""
 
@@ -60,6 +63,27 @@ def truncated(text: str, most: int = 120) -> str:
     'abc...'
     """
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown(name: object) -> str:
+    """Return a name of a file for a message: what is no visible character, or changes the terminal, is escaped.
+
+    >>> shown("a\\nb.jpg"), shown("a\\udcff.jpg"), shown("\u00e9.jpg")
+    ('a\\\\nb.jpg', 'a\\\\xff.jpg', '\u00e9.jpg')
+    """
+    return _CONTROLS.sub(_escaped, str(name))
+
+
+def without_controls(text: str) -> str:
+    """Return a message of one or several lines with everything escaped that `shown` escapes, besides line ends."""
+    return "\n".join(map(shown, text.split("\n")))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def interval_text(ends: Sequence[float]) -> str:

@@ -123,6 +123,7 @@ class ColorFamily:
     model_settings = ColorSettings
     inference_settings = ColorThresholds
     published = ()
+    trainable = True
 
     def build(self, model: Any, inference: Any, categories: CategoryTable, sampling: str) -> ColorModel:
         del model, inference, sampling

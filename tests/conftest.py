@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import hub_server
 from tests.browser import Browser, browsing, find_browser
 from tests.storage.file_server import CLOSED, FileServer, serving
 
@@ -64,6 +66,16 @@ def server() -> Iterator[FileServer]:
     """A web server with a file of 5000 random bytes."""
     with serving(random.Random(0).randbytes(5000)) as files:
         yield files
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub_server.HubServer]:
+    """A stand-in for the Hugging Face Hub, which huggingface_hub uses, with an empty cache and without a token."""
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (pip install 'panformer[hub]')")
+    with hub_server.serving() as running:
+        hub_server.connect(monkeypatch, running.url, tmp_path_factory.mktemp("hub"))
+        yield running
+        import_module("huggingface_hub").close_session()  # ends the server's threads, one for each connection
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from tests.engine.video.clips import clip
 from tests.helpers import run
 from tests.prepare.annotation_tools import test_cvat as cvat_files
 from tests.release_files import save_as_mmcv, stub_state
+from tests.saved_models import save_tiny
 
 OVERRIDES = (
     *SMALL,
@@ -291,6 +292,13 @@ def corrected(path: Path) -> None:
     shutil.copytree("data/mine", path)
 
 
+def saved_by_transformers(path: Path) -> None:
+    """Write a tiny model with COCO's labels to a folder, which has priority over a repository of the same name."""
+    folder = Path(str(path).removeprefix("hf:"))
+    if not folder.exists():
+        save_tiny(folder)
+
+
 def text(content: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(content)
 
@@ -322,6 +330,8 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "data/scenes": train_val,
     "fewer.yaml": text("car: vehicle\n"),
     "good.txt": first_image,
+    "hf:facebook/mask2former-swin-tiny-coco-panoptic": saved_by_transformers,
+    "hf:my_model": saved_by_transformers,
     "label_errors.json": label_errors,
     "mine.pth": save_random,
     "mine.yaml": recipe_of_the_page,

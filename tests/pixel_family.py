@@ -148,6 +148,7 @@ class PixelFamily:
     model_settings = PixelSettings
     inference_settings = PixelThresholds
     published = ()
+    trainable = True
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()

@@ -371,9 +371,13 @@ CHECKPOINT_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda path: torch.save([1, 2], path),
         ["the file contains no state dict; expected tensors by na"],
     ),
-    "K-Net": (
+    "K-Net without a backbone": (
         make_state("backbone.conv1.weight", "rpn_head.init_kernels.weight", "roi_head.mask_head.0.fc_cls.weight"),
-        ["checkpoint model.safetensors is a checkpoint of another model, K-Net (some copies of the results "],
+        ["checkpoint model.safetensors is a K-Net without a backbone; expected tensors of a ResNet (backbone."],
+    ),
+    "semantic K-Net": (
+        make_state("backbone.conv1.weight", "decode_head.kernel_generate_head.conv_seg.weight"),
+        ["checkpoint model.safetensors is a K-Net for semantic segmentation, which finds no objects; use a panop"],
     ),
     "another detector": (
         make_state("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.bbox_head.fc_cls.weight"),
@@ -383,7 +387,7 @@ CHECKPOINT_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         make_state("conv1.weight", "layer1.0.conv1.weight"),
         ["contains only backbone weights", "--set model.backbone_weights=FILE", "its tensors are conv1.weight"],
     ),
-    "unknown tensors": (make_state("weight"), ["is not a checkpoint of Panoptic SegFormer: its tensors"]),
+    "unknown tensors": (make_state("weight"), ["is not a checkpoint of Panoptic SegFormer or K-Net: its tensors"]),
     "other categories than COCO's": (
         make_release_file_with_few_categories,
         ["trained on 80 things and 7 stuff classes, not on COCO's 80 and 53", "`panformer weights import model.safet"],
@@ -522,7 +526,10 @@ def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[s
         ([*VISUALIZE, "--out", "file/new"], ["file/new", "Not a directory"]),
         ([*VISUALIZE, "--out", "file"], ["'file'", "is a file"]),
         (["prepare-data", "scenes", "--out", "file"], ["cannot write scenes to file: Not a directory"]),
-        (["predict", "none.jpg", *PREDICT[2:]], ["no such image, folder or pattern: none.jpg; give image files"]),
+        (
+            ["predict", "none.jpg", *PREDICT[2:]],
+            ["no such image, video, folder or pattern: none.jpg; give image files"],
+        ),
         (["predict", "x" * 300, *PREDICT[2:]], ["cannot be the name of a file: it is too long; expected a path"]),
         (["predict", "empty", *PREDICT[2:]], ["the folder empty has no images; expected files with the suffixes ."]),
         (["visualize", "--run", "empty"], ["empty/metrics.jsonl cannot be read: No such file"]),

@@ -287,3 +287,26 @@ def test_errors_go_to_stderr_unchanged(capsys: pytest.CaptureFixture[str]) -> No
     print_error("cannot read [a/b]: " + "x" * 200)
     out, err = capsys.readouterr()
     assert (out, err) == ("", "Error: cannot read [a/b]: " + "x" * 200 + "\n")
+
+
+def test_what_changes_a_terminal_is_escaped() -> None:
+    """Names of files can have any characters."""
+    stream = io.StringIO()
+    reporter = RichReporter(stream, Clock())
+    reporter.message("a\x1b]0;title.jpg")
+    reporter.warn("b\x1b[2J.jpg")
+    with reporter.progress("Predicting", 1) as progress:
+        progress.advance(status="c\n\x1b[1A.jpg")
+    assert stream.getvalue().splitlines() == [
+        "a\\x1b]0;title.jpg",
+        "Warning: b\\x1b[2J.jpg",
+        "Predicting: 100 %, 1/1, 0:00 elapsed, c\\n\\x1b[1A.jpg",
+    ]
+
+
+def test_verbose_counts_the_steps_that_were_made(caplog: pytest.LogCaptureFixture) -> None:
+    """A video that Ctrl-C stops has fewer frames than the progress expected."""
+    caplog.set_level("DEBUG", "panformer_cli.console")
+    with RichReporter(io.StringIO(), Clock()).progress("Predicting", 100, done=10) as progress:
+        progress.advance(3)
+    assert "Predicting: 3 of 100, 0.00 s" in caplog.text

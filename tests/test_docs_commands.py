@@ -98,6 +98,7 @@ ALL_PAGES = [*PAGES, REPOSITORY / "CONTRIBUTING.md"]
 LINES = {page: command_lines(page.read_text(encoding="utf-8")) for page in ALL_PAGES}
 
 INSTALLS = "changes the environment in which the tests run; tests/test_packaging.py installs the package"
+FROM_HUB = "downloads a model from the Hugging Face Hub"
 IMAGENET_WEIGHTS = shlex.join(["python", "-c", "import timm; timm.create_model('resnet50.tv_in1k', pretrained=True)"])
 NOT_RUN = {
     "pip install .": INSTALLS,
@@ -111,6 +112,14 @@ NOT_RUN = {
     "panformer predict s3://bucket/photos --out /shared/results --checkpoint r50 --engine ray": "reads an object store",
     "panformer predict photos/ --out /shared/results --checkpoint r50 --engine ray --actors 8 --actor-cpus 4 "
     "--actor-gpus 0.5 --resume": "needs a cluster with 32 CPUs and 4 GPUs",
+    "pip install 'panformer[hf]'": INSTALLS,
+    "pip install 'panformer[hub]'": INSTALLS,
+    "panformer weights push runs/a --repo USER/NAME --license apache-2.0 --data-name 'Street scenes'": "uploads to the "
+    "Hugging Face Hub; tests/cli/test_weights_push.py uploads to a stand-in",
+    "panformer predict photos/ --out viz/ --checkpoint hub:USER/NAME": FROM_HUB,
+    "panformer evaluate hf:facebook/mask2former-swin-tiny-coco-panoptic --data /data/coco --split val2017": FROM_HUB,
+    "panformer evaluate knet_r50 --data /data/coco --split val2017": "downloads weights whose hash is known",
+    "panformer evaluate compare evaluation/r50 evaluation/knet_r50": "compares an evaluation of these weights",
     IMAGENET_WEIGHTS: "downloads ImageNet weights from the Hugging Face Hub",
 }
 """Lines that do not run, with the reason."""

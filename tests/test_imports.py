@@ -34,12 +34,18 @@ OUTPUT_MODULES: dict[str, tuple[str, ...]] = {
 MODEL_ORDER = (
     "layers",
     "backbones",
-    "(base|candidates|official|published)",
-    "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|query_selection|output)",
+    "(base|candidates|official|published|saved_model)",
+    "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|query_selection|output)"
+    "|knet/(pyramid|fusion|initial_kernels|kernel_update|output)",
     "panoptic_segformer/(matcher|criterion)",
-    "panoptic_segformer/settings",
-    "panoptic_segformer/(postprocessing|merge_cache)",
-    "panoptic_segformer/(model|random_weights|build|official|family)",
+    "(panoptic_segformer|knet)/settings",
+    "(panoptic_segformer|knet)/(postprocessing|merge_cache)",
+    "(panoptic_segformer|knet)/(model|random_weights|build|official|family)",
+    "hugging_face/(architectures|settings|query_masks)",
+    "hugging_face/(preprocessor|input_image|labels|merging|detr_merging|instances|transformers_merging)",
+    "hugging_face/(prediction|threshold_cache)",
+    "hugging_face/(model|random_weights)",
+    "hugging_face/(folder|loading|family)",
     "(families|build)",
 )
 """Order inside `models`, as regular expressions of paths: layers do not import settings, networks do not import losses,
@@ -153,7 +159,7 @@ def test_the_rule_of_the_order(own: str, other: str | None, allowed: bool) -> No
 
 def model_rank(name: str) -> int | None:
     """Return the position of a module such as `panoptic_segformer/matcher` in `MODEL_ORDER`; None if it has none."""
-    return next((number for number, part in enumerate(MODEL_ORDER) if re.match(rf"{part}(/|$)", name)), None)
+    return next((number for number, part in enumerate(MODEL_ORDER) if re.match(rf"({part})(/|$)", name)), None)
 
 
 def test_networks_do_not_import_losses_nor_losses_postprocessing() -> None:
@@ -178,7 +184,7 @@ def test_the_order_contains_every_module_of_a_model() -> None:
 def test_a_folder_of_models_is_shared_or_a_family() -> None:
     folders = {path.name for path in (PACKAGE / "models").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == {"layers", "backbones", *FAMILIES}
-    assert "panoptic_segformer" in FAMILIES
+    assert {"panoptic_segformer", "knet"} <= set(FAMILIES)
 
 
 @pytest.mark.slow

@@ -19,11 +19,19 @@ def warnings(name: str, *overrides: str) -> list[str]:
     return check_run(load_recipe(name, ["data.root=DIR", *overrides]))
 
 
-@pytest.mark.parametrize("name", built_in_recipes())
+@pytest.mark.parametrize("name", [name for name in built_in_recipes() if not name.startswith("knet")])
 def test_built_in_recipes_can_be_trained(name: str) -> None:
     found = warnings(name)
     assert len(found) == (name == "coco_mini")
     assert all("are both 'val2017'" in warning for warning in found)
+
+
+@pytest.mark.parametrize("name", ["knet_r50_1x", "knet_r50", "knet_r101", "knet_swinl"])
+def test_recipes_of_a_family_that_is_inference_only_are_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^the recipe {name} cannot be trained: its model family, knet, is infer"):
+        check_run(load_recipe(name))  # without a data set, which no setting would make useful
+    with pytest.raises(RecipeError, match="is inference only"):
+        check_run(load_recipe(name), is_new=False)
 
 
 @pytest.mark.parametrize(

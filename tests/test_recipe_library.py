@@ -18,7 +18,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["r50", "tiny", "swinl"])
+@pytest.mark.parametrize("name", ["r50", "tiny", "swinl", "knet_r101"])
 def test_a_copy_is_the_same_recipe_with_another_name(name: str) -> None:
     copy_recipe(name, Path("mine.yaml"))
     assert load_recipe("mine.yaml") == replace(load_recipe(name), name="mine")

@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.patterns import scene_categories
+from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.models.backbones.known import has_batch_norm
+from panformer_cli.models.backbones.normalization import differs_from_ours, pretrained_statistics
 from panformer_cli.models.build import build_model
+from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
+from panformer_cli.models.knet.settings import KNetSettings, WinnerSettings
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
-from panformer_cli.recipe import Recipe
-from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_to_dict
+from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_from_dict, recipe_to_dict
 from panformer_cli.settings import DataSettings, TrainSettings
 from panformer_cli.storage import plain_yaml
 from tests.conftest import REPOSITORY
@@ -28,8 +32,14 @@ PUBLISHED = {
     "pvtv2b2": 52.5,
     "pvtv2b5": 55.6,
     "swinl": 55.8,
+    "knet_r50_1x": 44.3,
+    "knet_r50": 47.1,
+    "knet_r101": 48.4,
+    "knet_swinl": 54.6,
 }
-OURS = ("tiny", "coco_mini")
+SMALL = ("tiny", "coco_mini")
+DINOV3 = tuple(f"convnext_{size}_dinov3" for size in ("tiny", "small", "base", "large"))
+OURS = (*SMALL, "convnext_tiny", "convnext_base", *DINOV3, "efficientnet_lite0")
 
 every_recipe = pytest.mark.parametrize("path", built_in_recipes().values(), ids=str)
 
@@ -51,7 +61,8 @@ def test_the_header_describes_command_data_hardware_and_results(path: Path) -> N
     assert re.match(rf"# {path.stem}: \S.*\.\n", header)
     for entry in ("command", "data", "hardware", "published"):
         assert re.search(rf"^# {entry}: +\S", header, re.MULTILINE), entry
-    assert f"panformer train {path.stem} " in header
+    is_trained = FAMILIES[load_recipe(str(path)).model.family].trainable
+    assert (f"panformer train {path.stem} " if is_trained else f" --checkpoint {path.stem} ") in header
     if path.stem in PUBLISHED:
         assert f"PQ {PUBLISHED[path.stem]} on COCO val2017" in header
         assert "not measured" in header
@@ -61,7 +72,8 @@ def test_the_header_describes_command_data_hardware_and_results(path: Path) -> N
 
 @every_recipe
 def test_a_recipe_contains_only_differences_from_the_defaults(path: Path) -> None:
-    defaults = recipe_to_dict(Recipe())
+    defaults = recipe_to_dict(recipe_from_dict({"model": {"family": load_recipe(str(path)).model.family}}, "defaults"))
+    defaults["model"]["family"] = DEFAULT_FAMILY
     for key, value in plain_yaml.parse(path.read_text()).items():
         stated = value.items() if isinstance(value, dict) else [(None, value)]
         same = [name for name, item in stated if item == (defaults[key][name] if name else defaults[key])]
@@ -140,11 +152,71 @@ def test_differences_of_the_other_recipes_from_r50(
     assert other.train == expected
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("knet_r50_1x", "resnet50"),
+        ("knet_r50", "resnet50"),
+        ("knet_r101", "resnet101"),
+        ("knet_swinl", "swin_large"),
+    ],
+)
+def test_the_recipes_of_k_net(name: str, backbone: str) -> None:
+    """The settings in docs/knet.md."""
+    recipe, r50 = load_recipe(name), load_recipe("r50")
+    assert recipe.model == KNetSettings(
+        family="knet",
+        backbone=backbone,
+        frozen_stages=0 if backbone == "swin_large" else 2,
+        embed_dim=256,
+        heads=8,
+        feedforward_dim=2048,
+        stages=3,
+        thing_kernels=100,
+    )
+    assert recipe.inference == WinnerSettings(score_threshold=0.3, won_threshold=0.6)
+    assert (recipe.data.short_side, recipe.data.long_side) == (r50.data.short_side, r50.data.long_side)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_small_recipes_need_no_download_and_freeze_nothing(name: str) -> None:
     model = load_recipe(name).model
     assert (model.backbone_weights, model.frozen_stages) == ("none", 0)
     assert model.frozen_batch_norm == (has_batch_norm(model.backbone) is False)
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *DINOV3])
+def test_convnext_recipes_differ_from_r50_in_the_backbone_and_its_learning_rates(name: str) -> None:
+    r50, other = load_recipe("r50"), load_recipe(name)
+    size, tag = name.split("_")[1], "dinov3_lvd1689m" if name in DINOV3 else "fb_in22k"
+    assert other.model.backbone == f"timm/convnext_{size}.{tag}"
+    assert replace(other.model, backbone="resnet50", frozen_stages=2, drop_path=0.0) == r50.model
+    assert replace(other.train, layer_decay=1.0) == r50.train
+    assert other.data == r50.data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *DINOV3])
+def test_the_stem_of_a_convnext_has_the_learning_rate_that_the_recipe_states(name: str) -> None:
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe.model, recipe.inference, COCO, pretrained=False)
+    rates = [group["lr"] for group in build_optimizer(model, recipe.train).param_groups]
+    stated = re.search(r"# (\d+) layers: the stem has ([\d.]+) of", built_in_recipes()[name].read_text())
+    assert stated is not None
+    slow = recipe.train.lr * recipe.train.slow_lr_factor
+    assert len(rates) == int(stated[1]) + 2  # and the encoder and decoders at two rates
+    assert f"{min(rates) / slow:.2f}" == stated[2]
+
+
+@every_recipe
+def test_backbones_of_timm_have_pretrained_weights_for_the_usual_normalization(path: Path) -> None:
+    backbone = load_recipe(str(path)).model.backbone
+    if backbone.startswith("timm/"):
+        assert not differs_from_ours(pretrained_statistics(backbone))
+        config = timm.get_pretrained_cfg(backbone.removeprefix("timm/"))
+        assert config is not None
+        assert ("license:" in path.read_text()) == (config.license != "apache-2.0")
 
 
 @every_recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -15,15 +16,20 @@ def show(image: ImageArray, title: str) -> None:
     """Show (H, W, 3) uint8 RGB below the cell of a notebook, else in the program for images of the desktop.
 
     Raises:
-        PanformerError: There is no such program.
+        PanformerError: No program shows images.
     """
     if (shell := _notebook()) is not None:
         shell.display(Image.fromarray(image))
-    elif not ImageShow.show(Image.fromarray(image), title):
+    elif not _has_desktop() or not ImageShow.show(Image.fromarray(image), title):
         raise PanformerError(
             "no program was found that shows images; write the result to a folder with `result.save(folder)`, or use "
             "the array that `result.plot()` returns"
         )
+
+
+def _has_desktop() -> bool:
+    """Return whether there can be a window. On Linux, `xdg-open` would print a page of errors otherwise."""
+    return sys.platform in ("win32", "darwin") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def _notebook() -> Any:

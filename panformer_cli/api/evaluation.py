@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
-from panformer_cli.api.options import check_range, checkpoint_of, inference_of, precision_of
+from panformer_cli.api.options import check_range, checkpoint_of, inference_of, precision_of, with_saved_model
 from panformer_cli.api.reporters import reporter_of
+from panformer_cli.api.wording import python_errors
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate as run_evaluation
+from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.runs import find_checkpoint, results_folder
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.evaluator import MetricName
@@ -74,6 +76,7 @@ class Evaluation:
         return f"Evaluation({self.images} images, PQ {self.pq:.1f}, SQ {self.sq:.1f}, RQ {self.rq:.1f}, {self.folder})"
 
 
+@python_errors
 def evaluate(
     checkpoint: str | PathLike[str] | None = None,
     *,
@@ -90,13 +93,17 @@ def evaluate(
     tile_whole_image: bool = False,
     tta: str | Sequence[str | float] | None = None,
     mask_layers: int | None = None,
+    short_side: int | None = None,
+    long_side: int | None = None,
+    label_map: str | PathLike[str] | Mapping[str | int, int] | None = None,
+    hf_post_processing: bool = False,
     resume: bool = False,
     verbose: bool = True,
 ) -> Evaluation:
     """Evaluate a checkpoint on a split of a data set. Files are written as by `panformer evaluate`.
 
     Args:
-        checkpoint: A file, the folder of a run or the name of published weights; None for the newest run in `./runs`.
+        checkpoint: As for `load`; None for the newest run in `./runs`.
         data: Folder of the data set; None for the one used for training.
         split: Name of the split, such as `val2017`; None for the validation split used for training.
         out: Folder for the results; None for `evaluation` next to the checkpoint.
@@ -110,6 +117,10 @@ def evaluate(
         tile_whole_image: As for `load`.
         tta: As for `load`.
         mask_layers: As for `load`.
+        short_side: As for `load`.
+        long_side: As for `load`.
+        label_map: As for `load`.
+        hf_post_processing: As for `load`.
         resume: Resume an interrupted evaluation in `out`; if it is complete, return its results.
         verbose: Show progress and messages on stderr; otherwise messages go to the logger `panformer`.
 
@@ -124,6 +135,9 @@ def evaluate(
     check_range("bootstrap", bootstrap, 0)
     inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
     choice, reporter, process = precision_of(precision), reporter_of(verbose), Process.single(device)
+    changes = with_saved_model(
+        InferenceChanges(), short_side, long_side, label_map, hf_post_processing=hf_post_processing
+    )
     found = find_checkpoint(checkpoint_of(checkpoint), reporter)
     request = EvaluateRequest(
         checkpoint=found,
@@ -134,6 +148,7 @@ def evaluate(
         precision=choice,
         resume=resume,
         inference=inference,
+        changes=changes,
         metrics=tuple(name for name in known if name in metrics),  # the order of the command
         resamples=bootstrap,
     )

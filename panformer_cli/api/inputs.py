@@ -107,7 +107,7 @@ def find_named(inputs: Sequence[str]) -> Iterator[NamedImage | DataError]:
 
 def _read_found(image: InputImage) -> NamedImage | DataError:
     try:
-        return NamedImage(image.read(), str(image))
+        return NamedImage(image.read(), str(image.source))
     except DataError as error:
         return error
 

@@ -11,12 +11,21 @@ from typing import Any, overload
 
 from panformer_cli.api.arrays import ColorOrder, check_color
 from panformer_cli.api.inputs import ImageLike, NamedImage, find_named, is_one_image, read_or_error, without_errors
-from panformer_cli.api.options import changes_of, check_range, checkpoint_of, inference_of, output_of, precision_of
+from panformer_cli.api.options import (
+    changes_of,
+    check_range,
+    checkpoint_of,
+    inference_of,
+    output_of,
+    precision_of,
+    with_saved_model,
+)
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
 from panformer_cli.api.tracking import frames_of, tracked
+from panformer_cli.api.wording import python_errors
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.model_folders import shown_name
 from panformer_cli.engine.combined.choose import predictor_of
 from panformer_cli.engine.combined.options import InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
@@ -28,6 +37,7 @@ from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.engine.video.options import MEMORY
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.reporting import Reporter
 
 DEFAULT_WEIGHTS = "r50"
 """Published weights that are loaded if no checkpoint is named and there is no run, as by `panformer predict`."""
@@ -54,6 +64,7 @@ class LoadOptions:
     output: OutputOptions
 
 
+@python_errors
 def load(
     checkpoint: str | PathLike[str] | None = None,
     *,
@@ -70,6 +81,11 @@ def load(
     tta: str | Sequence[str | float] | None = None,
     mask_layers: int | None = None,
     colors: str = "standard",
+    short_side: int | None = None,
+    long_side: int | None = None,
+    label_map: str | PathLike[str] | Mapping[str | int, int] | None = None,
+    categories: str | PathLike[str] | None = None,
+    hf_post_processing: bool = False,
     verbose: bool = True,
     **settings: Any,
 ) -> Model:
@@ -78,7 +94,9 @@ def load(
     Args:
         checkpoint: The path of a checkpoint, the folder of a run, or the name of published weights such as `r50`, which
             are downloaded once. An official `.pth` can be used, too; a file that needs more than tensors is refused, so
-            loading never runs code. None for the newest run in `./runs`, else `r50`.
+            loading never runs code. `hf:OWNER/NAME[@REVISION]` is a model that transformers saved on the Hugging Face
+            Hub, `hf:FOLDER` in a folder; `hub:USER/NAME[@REVISION]` is a model that `panformer weights push` published
+            there. None for the newest run in `./runs`, else `r50`.
         device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: `fp32`, `bf16`, `fp16`, `fast` (the fastest that the device supports) or `auto`, which is the
             commands' default, fp32. Anything but fp32 changes the results slightly.
@@ -95,11 +113,18 @@ def load(
         tta: Views of each image that are averaged: `flip`, `scales`, or factors, as `"flip,0.75"` or `["flip", 0.75]`.
         mask_layers: Number of layers of the mask decoders, which makes it faster; None for all.
         colors: Colors of overlays: `standard`, those of the data set or of COCO, or `safe` for color-blind people.
+        short_side: Length in pixels of the short side of the image that the network receives. None: as in the
+            checkpoint.
+        long_side: Its maximum length of the long side, in pixels. None: as in the checkpoint.
+        label_map: For `hf:` models, category ids by label or name, or the path of a JSON with them. None: by name.
+        categories: For `hf:` models, the path of a panoptic JSON with the categories of the results. None: those of the
+            model.
+        hf_post_processing: For `hf:` models, merge the masks as transformers does, not as the original project does.
         verbose: Whether a download shows its progress on stderr. Otherwise messages go to the logger `panformer`.
         settings: Other settings of inference, as `inference={"top_k": 50}`.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it cannot be used.
+        CheckpointError: The checkpoint does not exist or cannot be used.
         RecipeError: A setting does not exist or has an invalid value.
         PanformerError: An argument is out of range, the device is not available or does not support the precision, the
             model has no such category or does not support an option, or a download fails.
@@ -116,10 +141,12 @@ def load(
     """
     given = checkpoint_of(checkpoint)
     choice, changes = precision_of(precision), changes_of(threshold, overlap, max_size, settings)
+    changes = with_saved_model(changes, short_side, long_side, label_map, categories, hf_post_processing)
     inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
     output = output_of(classes, min_area, colors)
-    found = find_checkpoint(given, reporter_of(verbose), DEFAULT_WEIGHTS)
-    return _load(LoadOptions(found, device, choice, changes, inference, output))
+    reporter = reporter_of(verbose)
+    found = find_checkpoint(given, reporter, DEFAULT_WEIGHTS)
+    return _load(LoadOptions(found, device, choice, changes, inference, output), reporter)
 
 
 class Model:
@@ -343,15 +370,15 @@ class Model:
         return _load, (self._options,)
 
 
-def _load(options: LoadOptions) -> Model:
-    checkpoint = options.changes.applied_to(read_checkpoint(options.checkpoint))
+def _load(options: LoadOptions, reporter: Reporter | None = None) -> Model:
+    checkpoint = options.changes.read(options.checkpoint, reporter or reporter_of(verbose=False))
     categories = options.output.colored(checkpoint.categories)
     keep = options.output.selection(categories)
     process = Process.single(options.device)
     with explained_out_of_memory():
         predictor = predictor_of(checkpoint, process, options.precision, options.inference)
     absolute = replace(options, checkpoint=options.checkpoint.absolute())
-    return Model(predictor, keep, categories, absolute, str(options.checkpoint))
+    return Model(predictor, keep, categories, absolute, shown_name(options.checkpoint))
 
 
 def _next_batch(images: Iterator[NamedImage | DataError], size: int) -> tuple[list[NamedImage], DataError | None]:

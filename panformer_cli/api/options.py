@@ -100,6 +100,32 @@ def changes_of(
     return InferenceChanges(threshold, overlap, max_size, overrides)
 
 
+def with_saved_model(
+    changes: InferenceChanges,
+    short_side: int | None,
+    long_side: int | None,
+    label_map: str | PathLike[str] | Mapping[str | int, int] | None,
+    categories: str | PathLike[str] | None = None,
+    hf_post_processing: bool = False,
+) -> InferenceChanges:
+    """Return the changes with the sides of the input, and what is for models that transformers saved.
+
+    Raises:
+        PanformerError: A value is out of range, or a file is missing or invalid.
+    """
+    check_range("short_side", short_side, SMALLEST_SIZE)
+    check_range("long_side", long_side, SMALLEST_SIZE)
+    labels: Path | Mapping[str, int] | None = None
+    if isinstance(label_map, Mapping):
+        labels = {str(label): number for label, number in label_map.items()}
+        if wrong := [number for number in labels.values() if type(number) is not int]:
+            raise PanformerError(f"label_map has the category id {wrong[0]!r}; expected a number")
+    elif label_map is not None:
+        labels = Path(label_map)
+    table = None if categories is None else Path(categories)
+    return changes.with_saved_model(short_side, long_side, labels, table, hf_post_processing)
+
+
 def inference_of(
     tile: int | None,
     tile_overlap: int | None,

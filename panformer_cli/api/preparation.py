@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.api.reporters import reporter_of
+from panformer_cli.api.wording import python_errors
 from panformer_cli.data.parallel import available_cores
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
@@ -74,6 +75,7 @@ class Prepared:
         return f"Prepared({self.folder}{''.join(f', {text}' for text in counts)})"
 
 
+@python_errors
 def prepare(
     root: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
@@ -108,7 +110,7 @@ def prepare(
 
     Raises:
         DataError: The data set cannot be used, is not recognized, or has several forms.
-        PanformerError: There is no such form or option, or a folder cannot be written.
+        PanformerError: The form or an option does not exist, or a folder cannot be written.
 
     Examples:
         >>> import panformer

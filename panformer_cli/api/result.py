@@ -202,7 +202,7 @@ class Result:
         """Show the overlay: in a notebook below the cell, else in the program for images of the desktop.
 
         Raises:
-            PanformerError: There is no such program, for example on a server.
+            PanformerError: No program shows images, for example on a server.
         """
         from panformer_cli.api.display import show
 
@@ -211,7 +211,7 @@ class Result:
     def save(
         self,
         folder: str | PathLike[str],
-        outputs: Sequence[str] = DEFAULT_OUTPUTS,
+        outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         *,
         name: str | None = None,
     ) -> list[Path]:
@@ -219,7 +219,7 @@ class Result:
 
         Args:
             folder: The folder, which is created if it is missing.
-            outputs: Some of
+            outputs: A list, or a text with commas such as `"masks,segments"`, of some of
                 - `overlay`: `overlays/<name>.jpg`, what `plot` returns,
                 - `panoptic`: `panoptic/<name>.png`, the segment ids, encoded as in COCO,
                 - `segments`: `segments/<name>.json`, every segment with category, score, area, box and mask,
@@ -234,7 +234,7 @@ class Result:
             The paths of the files.
 
         Raises:
-            PanformerError: There is no such output, or a file cannot be written.
+            PanformerError: An output does not exist, or a file cannot be written.
 
         Examples:
             >>> import panformer

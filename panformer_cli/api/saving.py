@@ -26,7 +26,7 @@ UNNAMED = "image"
 """Name of the files of an image in memory."""
 
 
-def save(result: Result, folder: Path, outputs: Sequence[str], name: str | None) -> list[Path]:
+def save(result: Result, folder: Path, outputs: str | Sequence[str], name: str | None) -> list[Path]:
     """Write the outputs of a result and return the paths of the files; see `Result.save`."""
     saving = _saving(outputs)
     check_results_folder(folder)
@@ -47,9 +47,9 @@ def save(result: Result, folder: Path, outputs: Sequence[str], name: str | None)
     return paths
 
 
-def _saving(outputs: Sequence[str]) -> Saving:
+def _saving(outputs: str | Sequence[str]) -> Saving:
     """Return the outputs with these names. Raises PanformerError if one is unknown or is of a whole run."""
-    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    names = [name.strip() for name in outputs.split(",")] if isinstance(outputs, str) else list(outputs)
     known = [output.name for output in OUTPUTS]
     if unknown := [name for name in names if name not in known]:
         advice = " (`json` is one file for all images of `panformer predict`: use segments)" if JSON in unknown else ""

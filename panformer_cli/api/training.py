@@ -11,6 +11,7 @@ from typing import Any
 from panformer_cli.api.model import Model, load
 from panformer_cli.api.options import overrides_of
 from panformer_cli.api.reporters import reporter_of
+from panformer_cli.api.wording import python_errors
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
 from panformer_cli.engine.trackers.names import TRACKERS, check_installed
@@ -48,6 +49,7 @@ class Run:
         return load(self.folder, **options)
 
 
+@python_errors
 def train(
     recipe: str | PathLike[str] | None = None,
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli.network_options import mask_layers_option
+from panformer_cli.cli.options import json_option
 
 if TYPE_CHECKING:
     from panformer_cli.engine.benchmarking.benchmark import Benchmark
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     help="Image to use; it is resized to --size, and results have its original size. [default: a generated image]",
 )
 @mask_layers_option
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@json_option
 def benchmark(model: str, size: str, as_json: bool, **options: Any) -> None:
     """Measure the speed and memory of a model from image file to results, stage by stage.
 

@@ -14,18 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.option_group import option_group
 from panformer_cli.verbosity import current
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.layout import Layout
     from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+    from panformer_cli.engine.precision import Precision, PrecisionChoice
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.reporting import Reporter
     from panformer_cli.submission.forms import FormName
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+colors_option = click.option(
+    "--colors",
+    "palette",
+    type=click.Choice(["standard", "safe"]),
+    default="standard",
+    help="Colors of the categories: those of the data set or of COCO, or colors that are safe for red-green color "
+    "blindness. [default: standard]",
+)
 FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 
 
@@ -35,6 +45,19 @@ class Submission:
 
     path: Path
     form: FormName
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the network runs.
+
+    Attributes:
+        batch_size: Maximum number of equally sized images per forward pass, 1 or more.
+        precision: Precision of the network.
+    """
+
+    batch_size: int
+    precision: PrecisionChoice
 
 
 @dataclass(frozen=True)
@@ -216,69 +239,53 @@ def _launch(words: Sequence[str], layout: Layout) -> int:
     return launch(words, layout, RichReporter())
 
 
-def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--batch-size`, `--precision` and `--fast`; the function receives `batch_size` and `precision`."""
-
-    @click.option(
+@option_group(
+    "speed",
+    click.option(
         "--batch-size",
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
         metavar="N",
         help="Maximum number of equally sized images per forward pass; changes results by rounding at most.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16", "fp16"]),
         help="Precision of the network; bf16 and fp16 are faster on supported hardware and change results slightly. "
         "[default: fp32]",
-    )
-    @click.option("--fast", is_flag=True, help="Use the fastest precision that the device supports, such as bf16.")
-    @functools.wraps(function)
-    def with_speed(precision: str | None, fast: bool, **others: Any) -> Any:
-        if fast and precision is not None:
-            raise click.UsageError("--fast and --precision cannot be used together: use one of them.")
-        return function(precision="fast" if fast else precision or "fp32", **others)
+    ),
+    click.option("--fast", is_flag=True, help="Use the fastest precision that the device supports, such as bf16."),
+)
+def speed_options(batch_size: int, precision: Precision | None, fast: bool) -> Speed:
+    """Add `--batch-size`, `--precision` and `--fast`; the command receives `speed`."""
+    if fast and precision is not None:
+        raise click.UsageError("--fast and --precision cannot be used together: use one of them.")
+    return Speed(batch_size, "fast" if fast else precision or "fp32")
 
-    return with_speed
 
-
-def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--submission` and `--form`; the function receives `submission`, a valid `Submission` or None."""
-
-    @click.option(
+@option_group(
+    "submission",
+    click.option(
         "--submission",
         "archive",
         type=click.Path(path_type=Path),
         metavar="FILE.zip",
         help="Pack the predictions into a zip file for a test server.",
-    )
-    @click.option("--form", type=click.Choice(FORMS), help="Format of the test server. [default: coco]")
-    @functools.wraps(function)
-    def with_submission(archive: Path | None, form: FormName | None, **others: Any) -> Any:
-        if archive is None:
-            if form is not None:
-                raise click.UsageError("--form needs --submission FILE.zip: use both or neither.")
-            return function(submission=None, **others)
-        from panformer_cli.submission.forms import FORMS as KNOWN
+    ),
+    click.option("--form", type=click.Choice(FORMS), help="Format of the test server. [default: coco]"),
+)
+def submission_options(archive: Path | None, form: FormName | None) -> Submission | None:
+    """Add `--submission` and `--form`; the command receives `submission`, which is valid, or None."""
+    if archive is None:
+        if form is not None:
+            raise click.UsageError("--form needs --submission FILE.zip: use both or neither.")
+        return None
+    from panformer_cli.submission.forms import FORMS as KNOWN
 
-        submission = Submission(archive, form or "coco")
-        KNOWN[submission.form].check_name(archive)
-        return function(submission=submission, **others)
-
-    return with_submission
-
-
-def colors_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--colors`; the function receives `palette`, a `visualization.colors.Palette`."""
-    return click.option(
-        "--colors",
-        "palette",
-        type=click.Choice(["standard", "safe"]),
-        default="standard",
-        help="Colors of the categories: those of the data set or of COCO, or colors that are safe for red-green color "
-        "blindness. [default: standard]",
-    )(function)
+    submission = Submission(archive, form or "coco")
+    KNOWN[submission.form].check_name(archive)
+    return submission
 
 
 def announcer(as_json: bool, reporter: Reporter) -> Callable[[str], None]:

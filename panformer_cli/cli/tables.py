@@ -37,6 +37,20 @@ def print_metrics(metrics: dict[str, Any]) -> None:
             print_table(f"{title}, percent", tuple(metrics[metric]), [tuple(metrics[metric].values())])
 
 
+def print_both_mergings(original: dict[str, Any], of_transformers: dict[str, Any]) -> None:
+    """Print the quality of two evaluations of one model side by side, with the merging of each."""
+    from panformer_cli.console import print_table
+    from panformer_cli.metrics.bootstrap import GROUPS
+
+    both = [metrics["panoptic"] for metrics in (original, of_transformers)]
+    rows = []
+    for name in GROUPS:
+        first, second = (_quality(name, panoptic[name])[1:4] for panoptic in both)
+        rows.append((name, *first, *second))
+    columns = ("", *(f"{metric}, {who}" for who in ("original", "transformers") for metric in ("PQ", "SQ", "RQ")))
+    print_table("Merging of the original project and of transformers, percent", columns, rows)
+
+
 def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     """Print where PQ was lost (`PanopticAnalysis.to_json`), and the `classes` with the largest potential gain."""
     from panformer_cli.console import print_table
@@ -138,7 +152,7 @@ def print_tuning(content: dict[str, Any]) -> None:
     from panformer_cli.console import print_table
     from panformer_cli.engine.evaluation.compare import few_images_note
 
-    names = list(content["before"])
+    names = [name for name, value in content["before"].items() if isinstance(value, (int, float))]
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
     print_table("Thresholds", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]

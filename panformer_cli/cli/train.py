@@ -61,11 +61,12 @@ def check_recipe(
     recipe: str | None, overrides: tuple[str, ...], out: Path | None, resume: bool | str, **_: Any
 ) -> None:
     """Raise RecipeError if the recipe or the overrides of a new or a resumed run cannot be used."""
-    from panformer_cli.recipe_checks import check_run
+    from panformer_cli.recipe_checks import check_run, check_trainable
     from panformer_cli.recipe_io import load_recipe, override_recipe
 
     if recipe is not None:
         named = load_recipe(recipe, overrides)
+        check_trainable(named)
         if resume is False:
             check_run(named)
         return
@@ -75,7 +76,7 @@ def check_recipe(
         own = load_recipe(str(run / "recipe.yaml"))
     except PanformerError:
         return  # the checkpoint also has the recipe
-    override_recipe(own, overrides, f"the recipe of {run}")
+    check_trainable(override_recipe(own, overrides, f"the recipe of {run}"))
 
 
 @click.command()

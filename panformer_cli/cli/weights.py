@@ -1,15 +1,17 @@
-"""`panformer weights`: published weights, importing checkpoints of the reference implementation, and averaging."""
+"""`panformer weights`: published weights, importing official checkpoints, averaging, and publishing on the Hub."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from panformer_cli.cli.groups import OrderedGroup
-from panformer_cli.cli.options import announcer, json_option
+from panformer_cli.cli.options import announcer, hint, json_option
+from panformer_cli.verbosity import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=OrderedGroup)
 def weights() -> None:
-    """List, download, import or average weights.
+    """List, download, import, average or publish weights.
 
-    Published weights are those of the authors of Panoptic SegFormer. Their names can be used anywhere a checkpoint is
-    expected; the file is downloaded on first use.
+    Published weights are those of the authors of Panoptic SegFormer and of K-Net. Their names can be used anywhere a
+    checkpoint is expected; the file is downloaded on first use.
 
     \b
     panformer weights list
@@ -46,7 +48,7 @@ def list_weights(as_json: bool) -> None:
     """
     from panformer_cli.console import print_table
     from panformer_cli.engine.checkpoints.published import PUBLISHED
-    from panformer_cli.models.published import weights_folder
+    from panformer_cli.storage.files import weights_folder
 
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in PUBLISHED.values()], indent=2))
@@ -120,9 +122,10 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.import_official import import_weights
     from panformer_cli.engine.checkpoints.published import published_at
-    from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.runs import check_can_be_changed, find_checkpoint
 
     reporter = RichReporter()
+    check_can_be_changed(file)
     source = find_checkpoint(file, reporter)
     published = published_at(source)  # r50 and r50_1x have the same shapes; only their names differ
     name = published.name if recipe is None and published else recipe
@@ -155,11 +158,13 @@ def average(checkpoints: tuple[Path, ...], out: Path, best: int | None, as_json:
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.average import average_checkpoints
     from panformer_cli.engine.checkpoints.kept_checkpoints import best_checkpoints
-    from panformer_cli.engine.runs import RunFolder, find_checkpoint
+    from panformer_cli.engine.runs import RunFolder, check_can_be_changed, find_checkpoint
 
     if best is not None and (len(checkpoints) > 1 or not checkpoints[0].is_dir()):
         raise click.UsageError("--best chooses the checkpoints of one run; expected its folder as CHECKPOINT.")
     reporter = RichReporter()
+    for path in checkpoints:
+        check_can_be_changed(path)
     if best is None:
         paths = [find_checkpoint(path, reporter) for path in checkpoints]
     else:
@@ -168,6 +173,78 @@ def average(checkpoints: tuple[Path, ...], out: Path, best: int | None, as_json:
         announce = announcer(as_json, reporter)
         announce(f"Best of the run: {', '.join(f'{path.name} (PQ {pq:.1f})' for path, pq in chosen)}")
     _print_checkpoint(average_checkpoints(paths, out), as_json)
+
+
+@weights.command("push")
+@click.argument("checkpoint", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--repo", "repository", required=True, metavar="USER/NAME", help="Model repository on the Hub.")
+@click.option(
+    "--license",
+    "license_name",
+    required=True,
+    metavar="ID",
+    help="License of the weights as the Hub names it, such as apache-2.0.",
+)
+@click.option("--data-name", metavar="NAME", help="Name of the training data in the model card.")
+@click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Evaluation with the metrics for the model card. [default: RUN/evaluation, if it is of these weights]",
+)
+@click.option("--private", is_flag=True, help="Create a private repository.")
+@click.option("--yes", is_flag=True, help="Replace the files of a model that the repository has.")
+@click.option("--dry-run", is_flag=True, help="Write the files to --out instead of uploading them.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="New folder for the files of --dry-run."
+)
+@json_option
+def push_weights(
+    checkpoint: Path,
+    repository: str,
+    license_name: str,
+    data_name: str | None,
+    evaluation: Path | None,
+    private: bool,
+    yes: bool,
+    dry_run: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Publish a model on the Hugging Face Hub.
+
+    RUN is the folder of a run or a checkpoint. Its weights, without the state of the optimizer, a config.json and a
+    model card are uploaded in one commit. Needs `pip install 'panformer[hub]'` and a login: `hf auth login`, or the
+    environment variable HF_TOKEN. Others use the model as hub:USER/NAME.
+
+    \b
+    panformer weights push runs/tiny --repo USER/NAME --license apache-2.0
+    panformer weights push runs/tiny --repo USER/NAME --license apache-2.0 --dry-run --out card
+    """
+    if dry_run != (out is not None):
+        raise click.UsageError(
+            "--dry-run and --out DIR, the folder for its files, need each other: use both or neither."
+        )
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.checkpoints.hub_models import PREFIX
+    from panformer_cli.engine.publishing.push import PushRequest, push, write_folder
+    from panformer_cli.engine.runs import check_can_be_changed, find_checkpoint
+    from panformer_cli.storage.hub_upload import Destination
+
+    reporter = RichReporter()
+    check_can_be_changed(checkpoint)
+    path = find_checkpoint(checkpoint, reporter, announce=announcer(as_json, reporter))
+    request = PushRequest(path, repository, license_name, data_name, evaluation)
+    if out is not None:
+        write_folder(request, out, reporter)
+        click.echo(json.dumps({"folder": str(out)}) if as_json else f"Not uploaded: {out}")
+        return
+    shows_bars = sys.stderr.isatty() and not current().quiet
+    address = push(request, Destination(repository, private, yes, shows_bars), reporter)
+    reference = f"{PREFIX}{repository}"
+    click.echo(json.dumps({"commit": address, "checkpoint": reference}) if as_json else f"Published: {address}")
+    if not as_json:
+        hint(f"Use it as {reference}, such as: panformer predict photos --out predictions --checkpoint {reference}")
 
 
 def _print_checkpoint(path: Path, as_json: bool) -> None:

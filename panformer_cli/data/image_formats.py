@@ -53,6 +53,7 @@ _PLURALS = {
     "unused label file": "unused label files",
     "file of an operating system": "files of an operating system",
     "folder that": "folders that",
+    "video (": "videos (",
 }
 """How reasons differ if they apply to several files."""
 

@@ -33,6 +33,7 @@ from panformer_cli.data.quiet import no_warnings
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import missing
+from panformer_cli.wording import shown
 
 IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
@@ -105,9 +106,11 @@ def read_bytes(path: Path, what: str) -> bytes:
     except FileNotFoundError as error:
         raise missing(path, what) from error
     except OSError as error:
-        raise DataError(f"the {what} {path} cannot be read: {error.strerror}; expected a readable file") from error
+        raise DataError(
+            f"the {what} {shown(path)} cannot be read: {error.strerror}; expected a readable file"
+        ) from error
     if not data:
-        raise DataError(f"the {what} {path} is empty (0 bytes); restore the file")
+        raise DataError(f"the {what} {shown(path)} is empty (0 bytes); restore the file")
     return data
 
 

@@ -1,9 +1,10 @@
-"""Recognize folders in which `predict` or `evaluate` wrote results, whose images are never used as inputs."""
+"""Recognize what `predict` or `evaluate` wrote: images and videos that are never used as inputs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 PANOPTIC = "panoptic.json"
 """The file that is written at the end, from all images."""
@@ -11,8 +12,30 @@ LINES = ".parts"
 """Name of the result log's folder, inside the folder of results."""
 IMAGE_FOLDERS = ("panoptic", "overlays")
 """The folders of panoptic PNGs and of overlays."""
+VIDEO_FOLDER = "videos"
+VIDEO_START = '{"video": '
+"""How the JSON of a video begins; the first line has the whole object."""
+_HEAD = 10_000
+"""Maximum number of characters of it that are read."""
 FILES = ".panformer_outputs.jsonl"
 """The list of all files of a prediction with other outputs than these two and the JSON (`engine.outputs.file_list`)."""
+
+
+def described_video(path: Path) -> dict[str, Any] | None:
+    """Return the object `video` in the JSON of a predicted video; None if the file is no such JSON."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline(_HEAD)
+        video, _ = json.JSONDecoder().raw_decode(first.removeprefix(VIDEO_START))
+    except (OSError, ValueError):
+        return None
+    return video if first.startswith(VIDEO_START) and isinstance(video, dict) and "tracks" in video else None
+
+
+def is_result_video(path: Path) -> bool:
+    """Return whether a video is a result: it is beside the JSON that describes it."""
+    video = described_video(path.with_suffix(".json"))
+    return video is not None and video.get("overlay") == path.name
 
 
 def output_folders(out: Path) -> list[str] | None:

@@ -43,6 +43,12 @@ class Segment:
     is_crowd: bool = False
     score: float | None = None
 
+    @property
+    def box_slices(self) -> tuple[slice, slice]:
+        """The rows and columns of the box, to index an image or a map."""
+        x, y, width, height = map(int, self.bbox)
+        return slice(y, y + height), slice(x, x + width)
+
 
 @dataclass(frozen=True)
 class PanopticMap:
@@ -50,6 +56,10 @@ class PanopticMap:
 
     ids: IdMap
     segments: tuple[Segment, ...]
+
+    def boxed_mask(self, segment: Segment) -> npt.NDArray[np.bool_]:
+        """Return the pixels of a segment in its box, (h, w) bool."""
+        return np.asarray(self.ids[segment.box_slices] == segment.id)
 
 
 @dataclass

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.data.transforms import prepare_image, resized_size
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, load_model
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast, resolve_precision
@@ -72,6 +71,14 @@ class Predictor:
     def __call__(self, image: ImageArray) -> Prediction:
         """Return the prediction for an image, (H, W, 3) uint8 RGB."""
         return next(self._predictions([image]))
+
+    def at_input_size(self, image: ImageArray) -> Prediction:
+        """Return the prediction for an image with a map of the size of the network's input, which takes less memory.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+        """
+        return next(self._predictions([image], self.input_size(image.shape[:2])))
 
     def predict_all(self, images: Sequence[ImageArray]) -> list[Prediction]:
         """Return the predictions in the order of `images`; images with the same input size form a batch.
@@ -132,9 +139,9 @@ class Predictor:
         return zip([key for key, _ in batch], predictions, strict=True)
 
     def input_size(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """Return the height and width to which an image of this height and width is resized."""
+        """Return the height and width to which the model resizes an image of this height and width."""
         height, width = size
-        return resized_size(height, width, self.recipe.data.short_side, self.recipe.data.long_side)
+        return self.model.input_size((height, width), self.recipe.data)
 
     def described(self, size: tuple[int, int]) -> dict[str, Any]:
         """Return how an image of this height and width is run, for the JSON of results; {} if it is run once, whole."""
@@ -149,25 +156,28 @@ class Predictor:
         """Return what the images of a batch must have in common."""
         return self.input_size(image.shape[:2])
 
-    def _predictions(self, images: Sequence[ImageArray]) -> Iterator[Prediction]:
+    def _predictions(self, images: Sequence[ImageArray], size: tuple[int, int] | None = None) -> Iterator[Prediction]:
         """Yield predictions one at a time: masks are upsampled from stride 8 to full size for only one image at a time.
 
         images: 1 or more, with the same input size.
+        size: Height and width of the maps; None for those of each image.
         """
         output = self.infer(*self.prepare(images))
         for number, image in enumerate(images):
-            yield self.postprocess(output, number, (image.shape[0], image.shape[1]))
+            yield self.postprocess(output, number, size or (image.shape[0], image.shape[1]))
 
     def prepare(self, images: Sequence[ImageArray]) -> tuple[Tensor, Tensor]:
-        """Return the arguments of `infer` on the device: (B, 3, H, W) float, and (B, H, W) bool, all False.
+        """Return the arguments of `infer` on the device: (B, 3, H, W) float, and (B, H, W) bool, True on padding.
 
         Args:
             images: 1 or more, each (height, width, 3) uint8 RGB, with the same size after resizing.
         """
-        data = self.recipe.data
-        prepared = [prepare_image(image, data.short_side, data.long_side) for image in images]
+        prepared = [self.model.prepare_image(image, self.recipe.data) for image in images]
         batch = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
-        return batch, torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
+        height, width = self.input_size(images[0].shape[:2])
+        padding_mask = torch.ones(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
+        padding_mask[:, :height, :width] = False
+        return batch, padding_mask
 
     @torch.inference_mode()
     def infer(self, images: Tensor, padding_mask: Tensor) -> Any:

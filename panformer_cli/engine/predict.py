@@ -14,7 +14,7 @@ from typing import Any
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import panoptic_json
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.model_folders import hub_name
 from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.combined.choose import predictor_of
 from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
@@ -117,7 +117,7 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     Raises:
         PanformerError: No image is found, the checkpoint or the folder cannot be used, or another process uses it.
     """
-    checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
+    checkpoint = request.changes.read(request.checkpoint, reporter)
     saving, keep = request.output.saving, request.output.selection(checkpoint.categories)
     with ExitStack() as stack:
         found = process.on_first(lambda: _begin(request, saving, stack, reporter))
@@ -150,7 +150,8 @@ def _with_gallery(result: PredictResult, request: PredictRequest, categories: Ca
     if not request.output.gallery:
         return result
     has_overlays = "overlay" in request.output.save
-    page = write_gallery_page(request.out, result.rows(), categories, request.checkpoint.name, has_overlays)
+    name = hub_name(request.checkpoint) or request.checkpoint.name
+    page = write_gallery_page(request.out, result.rows(), categories, name, has_overlays)
     return replace(result, gallery=page)
 
 
@@ -205,7 +206,7 @@ def settings_of(request: PredictRequest, found: InputImages) -> dict[str, Any]:
         "inputs": [len(found.images), digest.hexdigest()],
         **asdict(request.output),
         "save": sorted(request.output.save),
-        **asdict(request.changes),
+        **request.changes.to_settings(),
         **request.inference.to_settings(),
     }
     content: dict[str, Any] = json.loads(json.dumps(settings))  # with lists for tuples, as it is stored

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.engine.checkpoints.hub_models import find_hub_model, is_hub_reference
+from panformer_cli.engine.checkpoints.model_folders import find_model_folder, hub_name, is_model_folder, is_reference
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.engine.claimed_folder import LOCK
 from panformer_cli.errors import CheckpointError, PanformerError
@@ -197,7 +199,7 @@ def run_to_resume(name: str, out: Path | None) -> RunFolder:
     """Return the run in `out`, or the newest run of the recipe `name` that has a checkpoint to resume from.
 
     Raises:
-        PanformerError: There is no such run.
+        PanformerError: The run does not exist.
     """
     if out is not None:
         run = RunFolder(out)
@@ -238,15 +240,22 @@ def find_checkpoint(
     An existing path has priority over published weights of the same name, unless it is a folder without a checkpoint.
 
     Args:
-        given: A file, the folder of a run, the name of published weights, or None for the newest run.
+        given: A file, the folder of a run, the name of published weights, the folder of a model as saved by
+            transformers, `hf:FOLDER`, `hf:OWNER/NAME[@REVISION]`, a model of panformer on the Hub as
+            `hub:USER/NAME[@REVISION]`, or None for the newest run.
         reporter: Shows the download of published weights.
         default: Published weights to use if `given` is None and there is no run.
         announce: Called with `Checkpoint: PATH`, and why this one if the user named none, before anything else.
 
     Raises:
-        CheckpointError: There is no such file and no such weights, or `given` is None and there is no run.
-        DownloadError: The published weights cannot be downloaded.
+        CheckpointError: `given` is neither a file nor the name of weights, or it is None and there is no run.
+        DownloadError: The weights cannot be downloaded.
     """
+    for is_meant, find in ((is_reference, find_model_folder), (is_hub_reference, find_hub_model)):
+        if given is not None and is_meant(given):
+            if announce is not None:
+                announce(f"Checkpoint: {given}")
+            return find(given, reporter)
     path, weights, reason = _chosen(given, default)
     if announce is not None:
         announce(f"Checkpoint: {path}{f' ({reason})' if reason else ''}")
@@ -254,11 +263,29 @@ def find_checkpoint(
     return path if weights is None else fetch_published(weights, reporter)
 
 
+def check_can_be_changed(given: Path) -> None:
+    """Raise CheckpointError if an argument names a model that transformers saved, before it is downloaded."""
+    if is_reference(given) or (given.is_dir() and is_model_folder(given)):
+        raise CheckpointError(
+            f"checkpoint {given}: models that transformers saved can be run (predict, evaluate, benchmark), but not "
+            "trained, imported or averaged; give a checkpoint of panformer"
+        )
+
+
+def published_weights_of(given: Path) -> PublishedWeights | None:
+    """Return the published weights that `find_checkpoint` would return for an argument; None for other checkpoints.
+
+    Raises:
+        CheckpointError: There is no such file and no such weights.
+    """
+    return None if is_hub_reference(given) else _chosen(given, None)[1]
+
+
 def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWeights | None, str]:
     """Return the path of a checkpoint, the published weights that it is, and why it was chosen."""
     if given is None:
         return _newest_checkpoint(default)
-    if given.is_dir() and (found := RunFolder(given).checkpoint):
+    if given.is_dir() and (found := RunFolder(given).checkpoint) and not is_model_folder(given):
         return found, None, ""
     if str(given) in PUBLISHED and not given.is_file():
         weights = PUBLISHED[str(given)]
@@ -274,9 +301,12 @@ def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWei
 
 
 def results_folder(checkpoint: Path) -> Path:
-    """Return the default folder for an evaluation: beside the checkpoint, but not in the cache of published weights."""
+    """Return the default folder for an evaluation: beside the checkpoint or in its folder, but not in a cache."""
     weights = published_at(checkpoint)
-    return Path("evaluation", weights.name) if weights else checkpoint.parent / "evaluation"
+    name = weights.name if weights else hub_name(checkpoint) or hub_name(checkpoint.parent)
+    if name is not None:
+        return Path("evaluation", name)
+    return (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "evaluation"
 
 
 def newest_checkpoint_name(default: str | None) -> str:

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.structures import Batch, PanopticMap, Targets
+from panformer_cli.data.structures import Batch, ImageArray, PanopticMap, Targets
+from panformer_cli.data.transforms import prepare_image, resized_size
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.metrics.detection import InstancePrediction
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.layers.batch_norm_folding import fold_batch_norms
-from panformer_cli.settings import TrainSettings
+from panformer_cli.settings import DataSettings, TrainSettings
 from panformer_cli.wording import listing
 
 Model = TypeVar("Model", bound="PanopticModel")
@@ -101,6 +102,29 @@ class PanopticModel(nn.Module, ABC):
         self.categories = categories
         self._frozen_parts: list[nn.Module] = []
 
+    def input_size(self, size: tuple[int, int], data: DataSettings) -> tuple[int, int]:
+        """Return the height and width to which an image is resized at inference, without padding.
+
+        Only images with the same input size form a batch. By default the sides are limited by those of `data`.
+
+        Args:
+            size: height and width of the image.
+            data: the recipe's section `data`.
+        """
+        return resized_size(*size, data.short_side, data.long_side)
+
+    def prepare_image(self, image: ImageArray, data: DataSettings) -> Tensor:
+        """Return the network's input for an image at inference, (3, H', W') float32.
+
+        The image has its `input_size`, in the top-left corner; `infer` gets everything outside it as padding. By
+        default the image is resized and normalized, and there is no padding.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            data: the recipe's section `data`.
+        """
+        return prepare_image(image, data.short_side, data.long_side)
+
     @abstractmethod
     def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
         """Run the network and return a (named) tuple of tensors, so that it can be exported.
@@ -135,7 +159,7 @@ class PanopticModel(nn.Module, ABC):
 
     @abstractmethod
     def postprocess(self, output: Any, index: int, size: tuple[int, int], settings: Any) -> Prediction:
-        """Return the prediction for one image of a batch of images of one size, without padding.
+        """Return the prediction for one image of a batch of images with the same `input_size`.
 
         Args:
             output: output of `infer`.
@@ -213,7 +237,7 @@ class PanopticModel(nn.Module, ABC):
             layers: 1 or more; decoders with fewer layers stay whole.
 
         Raises:
-            PanformerError: The family has no such layers; this is the default.
+            PanformerError: No decoder has so many layers, or the family has no such layers; this is the default.
         """
         raise PanformerError(
             f"--mask-layers is {layers}, but the layers of this model family have no masks of their own; leave the "
@@ -233,6 +257,27 @@ class PanopticModel(nn.Module, ABC):
         self.eval().requires_grad_(False)
         if fold_batch_norms(self.backbone):
             self.backbone.to(memory_format=torch.channels_last)
+
+
+class InferenceOnlyModel(PanopticModel):
+    """A model of a family that cannot be trained (`Family.trainable` is False)."""
+
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+        """Raise PanformerError; see `PanopticModel.forward`."""
+        del batch, counts
+        raise PanformerError(INFERENCE_ONLY)
+
+    def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
+        """Raise PanformerError; see `PanopticModel.parameter_groups`."""
+        del settings
+        raise PanformerError(INFERENCE_ONLY)
+
+    def class_rows(self) -> dict[str, range]:
+        """Raise PanformerError; see `PanopticModel.class_rows`."""
+        raise PanformerError(INFERENCE_ONLY)
+
+
+INFERENCE_ONLY = "models of this family are inference only: they have no losses; train a model of another family"
 
 
 class InferenceModule(nn.Module):

@@ -6,6 +6,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.families import FAMILIES
 from panformer_cli.models.layers.sampling import SamplingName
+from panformer_cli.reporting import Reporter
 from panformer_cli.settings import InferenceSettings, ModelSettings
 
 
@@ -21,7 +22,8 @@ def build_model(
     Args:
         settings: the recipe's section `model`.
         inference: the recipe's section `inference`.
-        pretrained: load `settings.backbone_weights`. Pass False if a checkpoint is loaded afterwards.
+        pretrained: load `settings.backbone_weights`, which `fetch_backbone_weights` has downloaded. Pass False if a
+            checkpoint is loaded afterwards.
         sampling: implementation of the sampling of deformable attention.
 
     Raises:
@@ -34,3 +36,15 @@ def build_model(
 
         load_backbone_weights(model.backbone, settings.backbone_weights)
     return model
+
+
+def fetch_backbone_weights(settings: ModelSettings, reporter: Reporter) -> None:
+    """Download `settings.backbone_weights` for `build_model` if necessary; report a license of their own before.
+
+    Raises:
+        CheckpointError: the weights cannot be downloaded; the message says where to put the file.
+    """
+    if settings.backbone_weights == "imagenet":
+        from panformer_cli.models.backbones.timm_weights import fetch_weights  # imports timm, which is slow
+
+        fetch_weights(settings.backbone, reporter)

@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from panformer_cli.models.hugging_face.family import HuggingFaceFamily
+from panformer_cli.models.hugging_face.settings import FAMILY as HUGGING_FACE
+from panformer_cli.models.knet.family import KNetFamily
+from panformer_cli.models.knet.settings import FAMILY as KNET
 from panformer_cli.models.panoptic_segformer.family import PanopticSegFormerFamily
 from panformer_cli.models.panoptic_segformer.settings import FAMILY as PANOPTIC_SEGFORMER
 from panformer_cli.settings import InferenceSettings, ModelSettings
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from panformer_cli.data.categories import CategoryTable
     from panformer_cli.data.structures import Sample
     from panformer_cli.models.base import PanopticModel, TuningCache
+    from panformer_cli.models.hugging_face.folder import HuggingFaceFolder
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.models.official import OfficialFormat
     from panformer_cli.models.published import PublishedWeights
@@ -32,6 +37,8 @@ class Family(Protocol):
         model_settings: class of the recipe's section `model`.
         inference_settings: class of the recipe's section `inference`.
         published: weights that can be downloaded, in the order of `panformer weights list`.
+        trainable: whether its models can be trained. Otherwise the family is inference only: nothing calls `forward`,
+            `parameter_groups` or `class_rows` of its models.
     """
 
     @property
@@ -42,6 +49,9 @@ class Family(Protocol):
 
     @property
     def published(self) -> tuple[PublishedWeights, ...]: ...
+
+    @property
+    def trainable(self) -> bool: ...
 
     def build(self, model: Any, inference: Any, categories: CategoryTable, sampling: SamplingName) -> PanopticModel:
         """Return a newly initialized model. Its backbone is random too.
@@ -78,9 +88,43 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
+FAMILIES: dict[str, Family] = {
+    PANOPTIC_SEGFORMER: PanopticSegFormerFamily(),
+    KNET: KNetFamily(),
+    HUGGING_FACE: HuggingFaceFamily(),
+}
 
 
 def published_weights() -> Mapping[str, PublishedWeights]:
     """Return all weights that can be downloaded, by name."""
     return {weights.name: weights for family in FAMILIES.values() for weights in family.published}
+
+
+def read_saved_folder(
+    folder: Path, categories: CategoryTable | None = None, label_map: Mapping[str, int] | None = None
+) -> HuggingFaceFolder:
+    """Return the model in a folder that Hugging Face's transformers saved; its `load` gives the model with weights.
+
+    Args:
+        folder: with `config.json`, safetensors, and possibly `preprocessor_config.json`.
+        categories: category table of the data set that the results are for; None for that of the checkpoint.
+        label_map: category id by label (as text) or name, which decides instead of names.
+
+    Raises:
+        CheckpointError: a file is missing, corrupt or of a model that is not supported.
+        DataError: the labels do not match the categories, or the label map is wrong.
+    """
+    from panformer_cli.models.hugging_face.folder import read_folder
+
+    return read_folder(folder, categories, label_map)
+
+
+def check_saved_config(folder: Path) -> None:
+    """Check, from the config.json of a folder alone, that its model is supported.
+
+    Raises:
+        CheckpointError: the file is missing or corrupt, or its model is not supported.
+    """
+    from panformer_cli.models.hugging_face.folder import check_config
+
+    check_config(folder)

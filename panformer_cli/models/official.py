@@ -19,14 +19,14 @@ class OfficialModel:
     Attributes:
         backbone: value of `model.backbone`.
         recipe: name of the built-in recipe for this model; None if there is none.
-        num_things: number of thing classes.
-        num_stuff: number of stuff classes.
+        num_classes: number of classes.
+        num_things: number of thing classes; None if the tensors do not show it.
     """
 
     backbone: str
     recipe: str | None
-    num_things: int
-    num_stuff: int
+    num_classes: int
+    num_things: int | None = None
 
 
 class OfficialFormat(Protocol):

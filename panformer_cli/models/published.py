@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from panformer_cli.storage.files import cache_folder
+from panformer_cli.storage.files import weights_folder
 from panformer_cli.storage.plain_json import parse as parse_json
 
 
@@ -35,10 +35,10 @@ class PublishedWeights:
         folder: URL of the folder that contains it.
         backbone: display name of the backbone.
         pq: published PQ on COCO val2017, in percent.
-        pq_things: published PQ of things.
-        pq_stuff: published PQ of stuff.
+        pq_things: published PQ of things; None if it is not published.
+        pq_stuff: published PQ of stuff; None if it is not published.
         size: expected size in bytes; None if it is not published.
-        sha256: expected SHA-256 as hexadecimal digits; None if it is not published.
+        sha256: expected SHA-256 as hexadecimal digits, or the first digits of it; None if it is not published.
         robustness: published PQ on corrupted images.
     """
 
@@ -47,8 +47,8 @@ class PublishedWeights:
     folder: str
     backbone: str
     pq: float
-    pq_things: float
-    pq_stuff: float
+    pq_things: float | None = None
+    pq_stuff: float | None = None
     size: int | None = None
     sha256: str | None = None
     robustness: PublishedRobustness | None = None
@@ -102,8 +102,3 @@ class WeightsRecord:
     sha256: str
     first_seen: str
     mtime_ns: int
-
-
-def weights_folder() -> Path:
-    """Return the cache for weights: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
-    return cache_folder() / "weights"

@@ -36,24 +36,27 @@ if TYPE_CHECKING:
     from panformer_cli.api.result import Segment as Segment
     from panformer_cli.api.training import Run as Run
     from panformer_cli.api.training import train as train
+    from panformer_cli.storage.download import DownloadError as DownloadError
 
 _HOMES = {
-    "load": "model",
-    "Model": "model",
-    "Result": "result",
-    "Segment": "result",
-    "evaluate": "evaluation",
-    "Evaluation": "evaluation",
-    "train": "training",
-    "Run": "training",
-    "prepare": "preparation",
-    "Prepared": "preparation",
+    "load": "api.model",
+    "Model": "api.model",
+    "Result": "api.result",
+    "Segment": "api.result",
+    "evaluate": "api.evaluation",
+    "Evaluation": "api.evaluation",
+    "train": "api.training",
+    "Run": "api.training",
+    "prepare": "api.preparation",
+    "Prepared": "api.preparation",
+    "DownloadError": "storage.download",
 }
-"""The module of `panformer_cli.api` that has each name."""
+"""The module of `panformer_cli` that has each name."""
 
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DownloadError",
     "Evaluation",
     "Model",
     "NonFiniteError",
@@ -76,7 +79,7 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(f"panformer_cli.api.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"panformer_cli.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -69,7 +69,7 @@ def download(
         target: path of the downloaded file.
         reporter: shows the progress.
         size: expected bytes, if known.
-        sha256: expected hash, if known.
+        sha256: expected hash, or the first digits of it, if known.
         check: called with the downloaded file before it appears at `target`. If it raises a PanformerError, the file is
             deleted. The message starts with what is wrong, such as "the download is not an image".
         waits: seconds before each retry [RETRY_WAITS].
@@ -122,8 +122,9 @@ def check_file(what: str, found: DownloadedFile, size: int | None, sha256: str |
     """Raise PanformerError if size or hash are not as expected. `what` starts the message, `advice` ends it."""
     if size is not None and found.size != size:
         raise _size_error(what, found.size, size, advice)
-    if sha256 is not None and found.sha256 != sha256:
-        raise PanformerError(f"{what} has the SHA-256 {found.sha256}, expected {sha256}; {advice}")
+    if sha256 is not None and not found.sha256.startswith(sha256):
+        expected = sha256 if len(sha256) == len(found.sha256) else f"one that starts with {sha256}"
+        raise PanformerError(f"{what} has the SHA-256 {found.sha256}, expected {expected}; {advice}")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 from panformer_cli.errors import DataError, PanformerError, WriteError
 from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
+from panformer_cli.wording import shown
 
 _WINDOWS_LINK_LOOP = 1921
 """ERROR_CANT_RESOLVE_FILENAME, which Python does not translate to ELOOP."""
@@ -69,13 +70,25 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
+_SPACE, _RIGHTS = "free some space or choose another folder", "check its permissions or choose another folder"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+}
+"""What to do after an error of the operating system."""
+
+
 @contextmanager
-def writing(path: Path, advice: str = "free some space or choose another folder") -> Iterator[None]:
-    """Turn an OSError into a WriteError that names `path` and ends with `advice`."""
+def writing(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError into a WriteError that names `path` and ends with `advice`, or with that for the error."""
     try:
         yield
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        usual = _ADVICE.get(error.errno or 0, "choose another folder")
+        raise WriteError(f"cannot write {path}: {error.strerror or error}; {advice or usual}") from error
 
 
 def is_file(path: Path) -> bool:
@@ -116,12 +129,12 @@ def missing(path: Path, what: str) -> DataError:
     spellings = [unicodedata.normalize(form, case) for case in cases for form in ("NFC", "NFD")]
     found = next((other for other in spellings if is_file(path.with_name(other))), None) if name else None
     if found is None:
-        return DataError(f"the {what} {path} is missing; check the path, or restore the file")
+        return DataError(f"the {what} {shown(path)} is missing; check the path, or restore the file")
     is_form = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", name)
     how = "only in its Unicode form (composed or decomposed accents)" if is_form else "in upper and lower case"
     return DataError(
-        f"the {what} {path} is missing, but there is {found}, whose name differs {how}; expected the same name; rename "
-        "one of them"
+        f"the {what} {shown(path)} is missing, but there is {found}, whose name differs {how}; expected the same name; "
+        "rename one of them"
     )
 
 
@@ -167,24 +180,39 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def file_stamp(path: Path) -> list[str | int]:
-    """Return path, size and modification time of a file, by which a replaced file is noticed."""
-    status = path.stat()
-    return [str(resolve_links(path)), status.st_size, status.st_mtime_ns]
+    """Return path, size and modification time of a file, by which a replaced file is noticed.
+
+    Of the folder of a model they are the total size of its files, and the time of the newest one.
+    """
+    statuses = [file.stat() for file in content_files(path)]
+    sizes, times = [status.st_size for status in statuses], [status.st_mtime_ns for status in statuses]
+    return [str(resolve_links(path)), sum(sizes), max(times, default=0)]
+
+
+def content_files(path: Path) -> list[Path]:
+    """Return a file; or, of the folder of a model, its files with settings and weights, sorted by name."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors") and file.is_file())
 
 
 def sha256_of(path: Path, reporter: Reporter | None = None) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits.
+    """Return the SHA-256 of a file, or of the names and content of a model's folder, as 64 hexadecimal digits.
 
     Args:
-        path: the file.
+        path: the file or the folder.
         reporter: shows a progress bar; None for no bar.
     """
-    digest = hashlib.sha256()
-    total = path.stat().st_size
-    with path.open("rb") as file, megabyte_bar("Check, MB", total, 0, reporter or SilentReporter()) as bar:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            bar.advance(len(piece))
+    digest, files = hashlib.sha256(), content_files(path)
+    total = sum(file.stat().st_size for file in files)
+    with megabyte_bar("Check, MB", total, 0, reporter or SilentReporter()) as bar:
+        for name in files:
+            if name != path:
+                digest.update(f"{name.name}\0{name.stat().st_size}\0".encode())
+            with name.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+                    bar.advance(len(piece))
     return digest.hexdigest()
 
 
@@ -194,6 +222,11 @@ def cache_folder() -> Path:
 
     home = os.environ.get("PANFORMER_HOME")
     return Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
+
+
+def weights_folder() -> Path:
+    """Return the cache for weights: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
+    return cache_folder() / "weights"
 
 
 def write_json(path: Path, content: Any, waits_for_disk: bool = True) -> None:

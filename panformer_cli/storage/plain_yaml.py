@@ -6,6 +6,7 @@ are not supported. PyYAML's own rules differ in each of these.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from typing import Any, NoReturn
@@ -86,6 +87,11 @@ def parse(text: str) -> Any:
 def write(content: Any) -> str:
     """Return `content` as YAML that `parse` reads back to an equal value."""
     return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def write_standard(content: Any) -> str:
+    """Return YAML for other programs: texts that their rules take for a date, a number or `true` are quoted."""
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=math.inf)
 
 
 def _refuse(problem: str, mark: yaml.Mark) -> NoReturn:

@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from panformer_cli import __version__
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, WriteError
 from panformer_cli.reporting import megabytes
 
 SCHEMES = ("http", "https")
@@ -46,12 +46,20 @@ class FetchLimits:
 
 
 def fetch(url: str, limits: FetchLimits) -> bytes:
-    """Return the file at an address.
+    """Return the file at an address; errors as `fetch_into`."""
+    content = bytearray()
+    fetch_into(url, limits, content.extend)
+    return bytes(content)
+
+
+def fetch_into(url: str, limits: FetchLimits, write: Callable[[bytes], object]) -> None:
+    """Call `write` with the pieces of the file at an address.
 
     Redirects are followed to http and https only, and never from https to http. Proxies are those of the environment
     (`https_proxy`, `no_proxy`). Addresses of the user's own network are allowed.
 
     Raises:
+        WriteError: `write` raises it.
         DataError: The address is not valid, the server cannot be reached, refuses the request or sends a web page or
             nothing, or a limit is exceeded.
     """
@@ -62,9 +70,12 @@ def fetch(url: str, limits: FetchLimits) -> bytes:
             for _ in range(limits.redirects + 1):
                 with _opened(address, watch, min(limits.wait, deadline - time.monotonic())) as response:
                     if response.status not in _REDIRECTS:
-                        return _body(response, limits, deadline)
+                        _copy(response, limits, deadline, write)
+                        return
                     address = _redirected(address, response)
             raise _FetchError(f"it was redirected more than {limits.redirects} times; use its final address")
+    except WriteError:
+        raise
     except _FetchError as error:
         raise DataError(f"cannot read {url}: {error}") from error
     except (OSError, HTTPException, ValueError) as error:
@@ -137,25 +148,25 @@ def _opened(url: str, watch: _Watch, wait: float) -> Iterator[HTTPResponse]:
         yield response
 
 
-def _body(response: HTTPResponse, limits: FetchLimits, deadline: float) -> bytes:
-    """Return the content of a response."""
+def _copy(response: HTTPResponse, limits: FetchLimits, deadline: float, write: Callable[[bytes], object]) -> None:
+    """Call `write` with the pieces of a response."""
     if response.headers.get_content_type() == "text/html":
-        raise _FetchError("the server sent a web page instead of an image; use the address of the image itself")
+        raise _FetchError("the server sent a web page instead of a file; use the address of the image or video itself")
     announced = response.headers.get("Content-Length", "")
-    content = bytearray()
+    received = 0
     size = int(announced) if announced.isdecimal() else 0
     while size <= limits.size and time.monotonic() < deadline and (piece := response.read1(_PIECE)):
-        content += piece
-        size = max(size, len(content))
+        write(piece)
+        received += len(piece)
+        size = max(size, received)
     if size > limits.size:
         raise _FetchError(f"it has more than {megabytes(limits.size)} MB; download the file first")
     if time.monotonic() >= deadline:  # the socket may have been shut down
         raise _FetchError(_too_slow(limits))
-    if len(content) < size:
-        raise _FetchError(f"the connection was lost after {len(content)} of {size} bytes; try again")
-    if not content:
+    if received < size:
+        raise _FetchError(f"the connection was lost after {received} of {size} bytes; try again")
+    if not received:
         raise _FetchError("the server sent an empty file (0 bytes); check the address")
-    return bytes(content)
 
 
 def _redirected(url: str, response: HTTPResponse) -> str:
@@ -171,7 +182,8 @@ def _redirected(url: str, response: HTTPResponse) -> str:
 def _watched(deadline: float) -> Iterator[_Watch]:
     """Yield a function that is called with each socket; at the deadline, the sockets are shut down.
 
-    A timeout of a socket does not stop a server that sends a byte now and then.
+    A timeout of a socket does not stop a server that sends a byte now and then. Copies of the sockets are kept, since
+    TLS detaches the originals.
     """
     sockets: list[socket.socket] = []
 
@@ -184,33 +196,24 @@ def _watched(deadline: float) -> Iterator[_Watch]:
     timer.daemon = True
     timer.start()
     try:
-        yield sockets.append
+        yield lambda opened: sockets.append(opened.dup())
     finally:
         timer.cancel()
+        for copy in sockets:
+            copy.close()
 
 
-class _HttpConnection(HTTPConnection):
-    """A connection that reports its socket."""
+def _connection(kind: type[HTTPConnection], watch: _Watch, host: str, **options: Any) -> HTTPConnection:
+    """Return a connection that reports its socket before a byte is sent, for example to a proxy."""
+    connection = kind(host, **options)
 
-    def __init__(self, watch: _Watch, host: str, **options: Any) -> None:
-        super().__init__(host, **options)
-        self._watch = watch
+    def created(*arguments: Any) -> socket.socket:
+        opened = socket.create_connection(*arguments)
+        watch(opened)
+        return opened
 
-    def connect(self) -> None:
-        super().connect()
-        self._watch(self.sock)
-
-
-class _HttpsConnection(HTTPSConnection):
-    """A connection that reports its socket."""
-
-    def __init__(self, watch: _Watch, host: str, **options: Any) -> None:
-        super().__init__(host, **options)
-        self._watch = watch
-
-    def connect(self) -> None:
-        super().connect()
-        self._watch(self.sock)
+    vars(connection)["_create_connection"] = created  # `connect` only returns after the tunnel of a proxy
+    return connection
 
 
 class _Watching:
@@ -225,7 +228,7 @@ class _Http(_Watching, urllib.request.HTTPHandler):
     """Opens connections of http."""
 
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        connect: Any = partial(_HttpConnection, self._watch)
+        connect: Any = partial(_connection, HTTPConnection, self._watch)
         return self.do_open(connect, req)
 
 
@@ -233,7 +236,7 @@ class _Https(_Watching, urllib.request.HTTPSHandler):
     """Opens connections of https."""
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-        connect: Any = partial(_HttpsConnection, self._watch)
+        connect: Any = partial(_connection, HTTPSConnection, self._watch)
         return self.do_open(connect, req)
 
 

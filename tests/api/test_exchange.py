@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from panformer_cli.api.model import Model, load
 from panformer_cli.api.result import Result
@@ -21,18 +20,6 @@ from tests.color_family import street
 def needs(package: str) -> pytest.MarkDecorator:
     reason = f"needs {package}: pip install 'panformer[{package}]'"
     return pytest.mark.skipif(find_spec(package) is None, reason=reason)
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "street.png"
-    Image.fromarray(street()).save(path)
-    return path
-
-
-@pytest.fixture
-def result(model: Model, photo: Path) -> Result:
-    return model(photo)
 
 
 @pytest.fixture

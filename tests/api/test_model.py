@@ -188,7 +188,7 @@ def test_a_folder_and_a_pattern_are_streamed(model: Model, tmp_path: Path, caplo
         ("WARNING", True)
     ]
     for given in (tmp_path / "nothing", str(tmp_path / "*.gif")):
-        with pytest.raises(DataError, match="no such image, folder or pattern"):
+        with pytest.raises(DataError, match="no such image, video, folder or pattern"):
             model.stream(given)
 
 
@@ -324,9 +324,11 @@ def test_segments_can_be_selected(run: Path) -> None:
         ({"max_size": 8}, PanformerError, "max_size is 8; expected 32 or more"),
         ({"min_area": -1}, PanformerError, "min_area is -1; expected 0 or more"),
         ({"mask_layers": 0}, PanformerError, "mask_layers is 0; expected 1 or more"),
+        ({"tile": 8}, PanformerError, "^tile is 8: expected 64 pixels or more"),
+        ({"tile_overlap": 8}, PanformerError, "^tile_overlap needs tile N, the side of a tile"),
         ({"classes": "rde"}, PanformerError, "no category 'rde' .did you mean red"),
         ({"colors": "blue"}, PanformerError, "colors is 'blue'; expected standard or safe"),
-        ({"tile_overlap": 8}, PanformerError, "tile-overlap needs --tile"),
+        ({"tile_overlap": 8}, PanformerError, "tile_overlap needs tile"),
         ({"tta": "flop"}, PanformerError, "tta is 'flop'"),
         ({"tile": 512}, PanformerError, "the model family color does not predict scored masks"),
         ({"inference": {"min_score": object()}}, RecipeError, "min_score is a object: expected a number"),

@@ -28,19 +28,6 @@ from panformer_cli.visualization.colors import with_colors
 from tests.color_family import street
 from tests.helpers import files_of
 
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "street.png"
-    Image.fromarray(street()).save(path)
-    return path
-
-
-@pytest.fixture
-def result(model: Model, photo: Path) -> Result:
-    return model(photo)
-
-
 RED = np.zeros((48, 64), bool)
 RED[24:48, 16:48] = True
 """The pixels of the red rectangle in `street`."""
@@ -246,6 +233,13 @@ def test_show_uses_the_desktop_or_says_what_to_do(result: Result, monkeypatch: p
         return True
 
     monkeypatch.setattr(ImageShow, "show", show)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(PanformerError, match="no program was found that shows images"):
+        result.show()
+    assert not shown, "xdg-open would print errors"
+    monkeypatch.setenv("DISPLAY", ":0")
     result.show()
     assert shown == [((64, 48), result.source)]
     monkeypatch.setattr(ImageShow, "show", lambda image, title: False)

@@ -158,10 +158,17 @@ def test_an_error_of_the_engine_is_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("error", "restarts", "code"), [(WriteError, "2", 1), (WriteError, "0", 2), (PanformerError, "2", 2)]
+    ("error", "restarts", "allowed", "code"),
+    [
+        (WriteError, "0", "2", 1),
+        (WriteError, "1", "2", 1),
+        (WriteError, "2", "2", 2),  # used up: the code is that of a command without restarts
+        (WriteError, "0", "0", 2),
+        (PanformerError, "0", "2", 2),
+    ],
 )
 def test_only_what_can_pass_is_started_again(
-    error: type[PanformerError], restarts: str, code: int, monkeypatch: pytest.MonkeyPatch
+    error: type[PanformerError], restarts: str, allowed: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The launcher starts no process again that ends with 2."""
 
@@ -170,7 +177,8 @@ def test_only_what_can_pass_is_started_again(
 
     use(monkeypatch, fail)
     monkeypatch.setenv("PANFORMER_LAUNCHER", "1")
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", allowed)
     assert run("train") == code
 
 

@@ -41,6 +41,8 @@ def test_commands_and_options_are_completed(
     assert completed("panformer pre", 1, monkeypatch, capsys) == {"predict", "prepare-data"}
     assert "verify" in completed("panformer prepare-data ve", 2, monkeypatch, capsys)
     assert {"--gpus"} == completed("panformer train r50 --gp", 3, monkeypatch, capsys)
+    assert "compare" in completed("panformer evaluate ", 2, monkeypatch, capsys)
+    assert completed("panformer evaluate tu", 2, monkeypatch, capsys) == {"tune"}
     assert "triton" in completed("panformer train r50 --sampling tr", 4, monkeypatch, capsys)
 
 

@@ -203,3 +203,28 @@ def test_images_in_memory_are_bounded(batch_size: int, predictor: Predictor) -> 
     assert sorted(found) == list(range(len(sizes))), "a result was lost at the end"
     assert max(alive) == (WAITING_BATCHES * batch_size if batch_size > 1 else 1)
     assert all(reference() is None for reference in given)
+
+
+def test_the_model_decides_its_input(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family with an input of its own: half the size, on a canvas of 48 x 64 whose rest is padding."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def prepare_image(image: ImageArray, data: object) -> Tensor:
+        del data
+        canvas = torch.zeros(3, 48, 64)
+        canvas[:, : image.shape[0] // 2, : image.shape[1] // 2] = torch.from_numpy(image[::2, ::2]).permute(2, 0, 1)
+        return canvas
+
+    monkeypatch.setattr(predictor.model, "input_size", lambda size, data: (size[0] // 2, size[1] // 2))
+    monkeypatch.setattr(predictor.model, "prepare_image", prepare_image)
+    monkeypatch.setattr(predictor.model, "infer", lambda images, padding_mask: seen.append((images, padding_mask)))
+    monkeypatch.setattr(predictor.model, "postprocess", lambda output, number, size, settings: size)
+    images = [noise((40, 64), 1), noise((80, 20), 2), noise((40, 64), 3)]
+    assert predictor.input_size((40, 64)) == (20, 32)
+    found: list[Any] = [*predictor.predict_all(images)]
+    assert found == [(40, 64), (80, 20), (40, 64)]
+    assert [len(batch) for batch, _ in seen] == [2, 1]
+    batch, padding_mask = seen[0]
+    assert torch.equal(batch[1, :, :20, :32], torch.from_numpy(images[2][::2, ::2]).permute(2, 0, 1).float())
+    assert not padding_mask[:, :20, :32].any()
+    assert padding_mask[:, 20:].all() and padding_mask[:, :, 32:].all()

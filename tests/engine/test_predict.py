@@ -321,7 +321,7 @@ def test_numbers_in_names_are_ids_where_all_differ(files: list[str], ids: list[i
 def test_inputs_without_an_image_are_named(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    with pytest.raises(DataError, match=r"no such image, folder or pattern|the folder empty has no images"):
+    with pytest.raises(DataError, match=r"no such image, video, folder or pattern|the folder empty has no images"):
         find_images([given], tmp_path / "out")
 
 

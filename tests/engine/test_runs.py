@@ -172,7 +172,7 @@ def test_an_imported_checkpoint_is_found_by_its_folder() -> None:
 def test_no_run_means_no_checkpoint() -> None:
     expected = (
         f"no checkpoint was given and there is no run in {Path('runs').resolve()}; give one, or the name of published "
-        "weights (r50_1x, r50, r101, pvtv2b5, swinl), or train first: panformer train RECIPE"
+        f"weights ({', '.join(PUBLISHED)}), or train first: panformer train RECIPE"
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
         find(None)
@@ -225,7 +225,7 @@ def test_a_published_name_has_priority_over_a_folder_without_a_checkpoint(cached
 def test_an_unknown_checkpoint_is_reported_with_a_suggestion(given: str, guess: str, cached: Path) -> None:
     expected = (
         f"checkpoint {given}: no such file; {guess}give a checkpoint, the folder of a run or published weights "
-        "(r50_1x, r50, r101, pvtv2b5, swinl)"
+        f"({', '.join(PUBLISHED)})"
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
         find(given)

@@ -14,8 +14,10 @@ from tests.golden.release import DATA, VARIANTS
 
 TABLES = {
     "inference": ["r50", "r101", "pvtv2b5", "swinl", "r50, as evaluated", "r50, padded batch of 2"],
+    "knet": ["knet_r50", "knet_r101", "knet_swinl", "knet_r50, as evaluated"],
     "training": ["plain", "padded", "no_things", "no_stuff"],
     "two-processes": ["plain+padded", "plain_padded+padded", "no_things+padded"],
+    "hugging-face": ["maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3", "detr"],
 }
 """Columns of the tables in docs/fidelity.md, by mark."""
 

@@ -13,6 +13,7 @@ from panformer_cli.models.layers.deformable_attention import DeformableAttention
 from panformer_cli.models.layers.sampling.portable import gather_sampling
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import COCO_SIZED
+from tests.models.knet.small import small_knet
 from tests.models.panoptic_segformer.small import images_of, no_padding, scramble, small_model
 
 TRACED = (2, 96, 128)
@@ -60,10 +61,16 @@ def shorten_stages(backbone: nn.Module, blocks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "blocks"), [("pvt_v2_b0", 1), ("swin_tiny", 2), ("timm/convnext_atto", 1)])
+@pytest.mark.parametrize(
+    ("backbone", "blocks"),
+    [("pvt_v2_b0", 1), ("swin_tiny", 2), ("timm/convnext_atto", 1), ("timm/tf_efficientnet_lite0", 9)],
+)
 def test_an_exported_backbone_takes_other_sizes(backbone: str, blocks: int) -> None:
-    """Without encoder and decoders, which take most of the time. Swin pads its maps to whole windows, of which every
-    second block shifts them; for ConvNeXt, images are padded to a multiple of 32."""
+    """Without encoder and decoders, which take most of the time.
+
+    Swin pads its maps to whole windows, of which every second block shifts them; for ConvNeXt, images are padded to a
+    multiple of 32. The convolutions of `tf_efficientnet_lite0` pad their input by what its size needs.
+    """
     model = small_model(backbone=backbone).eval()
     shorten_stages(model.backbone, blocks)
     scramble(model)
@@ -106,3 +113,13 @@ def test_the_inference_module_shares_the_weights_and_returns_what_infer_returns(
     with torch.no_grad():
         for ours, expected in zip(module(*inputs(*TRACED)), model.infer(*inputs(*TRACED)), strict=True):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.slow
+def test_an_exported_k_net_takes_other_sizes() -> None:
+    """Images are padded to multiples of 32 inside the program."""
+    model = small_knet(stages=1)
+    shorten_stages(model.backbone, 1)
+    program = exported(model)
+    for size in (TRACED, (3, 75, 101)):
+        assert_equal_to_eager(model, program, size)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.storage.files import atomic_folder, missing, name_inside, resolve_links, sha256_of, write_text
+from panformer_cli.errors import DataError, PanformerError, WriteError
+from panformer_cli.storage.files import (
+    atomic_folder,
+    missing,
+    name_inside,
+    resolve_links,
+    sha256_of,
+    write_text,
+    writing,
+)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +156,16 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(PanformerError, match="cannot write .*out: "), atomic_folder(tmp_path / "a.txt/out"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space or choose another folder"),
+        (errno.EACCES, "check its permissions or choose another folder"),
+        (errno.ENOENT, "choose another folder"),  # below /proc
+    ],
+)
+def test_the_advice_is_for_the_error(number: int, advice: str) -> None:
+    with pytest.raises(WriteError, match=f"^cannot write x: [^;]*; {advice}$"), writing(Path("x")):
+        raise OSError(number, "reason")

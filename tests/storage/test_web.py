@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -63,7 +65,7 @@ def test_relative_and_absolute_redirects_are_followed(server: FileServer) -> Non
         ([serve(length=10**12)], "more than 1 MB"),
         ([serve(cut=3)], "the connection was lost after 3 of 7 bytes"),
         ([status(200)], "an empty file"),
-        ([status(200, Content_Type="text/html")], "a web page instead of an image"),
+        ([status(200, Content_Type="text/html")], "a web page instead of a file"),
         ([body(b"\r\n", b"\0" * 2000, forever=True)], "more than 1 MB"),
     ],
 )
@@ -129,3 +131,27 @@ def test_addresses_that_are_refused(url: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         checked_address(url)
     assert "word" not in str(error.value).replace("password", "")
+
+
+def test_a_slow_proxy_is_stopped() -> None:
+    """It answers a request for a tunnel with a byte now and then, which no timeout of a socket notices."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        stop = threading.Event()
+
+        def drip() -> None:
+            accepted, _ = listening.accept()
+            with accepted, suppress(OSError):
+                while not stop.wait(0.02):
+                    accepted.send(b"H")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("https_proxy", f"http://127.0.0.1:{listening.getsockname()[1]}")
+            patch.delenv("no_proxy", raising=False)
+            began = time.monotonic()
+            with pytest.raises(DataError, match=r"cannot read https://host.test/a.jpg: it took more than 0.3 s"):
+                fetch("https://host.test/a.jpg", FetchLimits(1000, wait=5, total=0.3))
+        stop.set()
+        thread.join()
+    assert time.monotonic() - began < 3

@@ -63,14 +63,16 @@ def checkpoint(
     panformer evaluate r50 --data /data/coco --metrics all --report report/
     panformer evaluate checkpoint runs/tiny/2026-11-22_10-00-00 --gpus 8
     """
-    from panformer_cli.engine.evaluation.evaluate import evaluate
+    from panformer_cli.engine.evaluation.evaluate import apart, evaluate
 
     with model.compute.joined() as (process, reporter):
         request = model.request(out, outputs.as_json, process, reporter)
         request = replace(request, metrics=metrics, resamples=bootstrap, resume=resume, inference=inference)
         process.on_first(lambda: outputs.check(request.out))
+        request, of_transformers = apart(request)
+        other = evaluate(of_transformers, process, reporter) if of_transformers else None
         results = evaluate(request, process, reporter)
-        process.on_first(lambda: show_results(results, request.out, outputs, reporter))
+        process.on_first(lambda: show_results(results, request.out, outputs, reporter, other))
         if submission:
             process.on_first(lambda: write_submission(submission, request.out, reporter))
         if not outputs.as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import Compute, announcer, compute_options, speed_options
+from panformer_cli.cli.option_group import option_group
+from panformer_cli.cli.options import Compute, Speed, announcer, compute_options, speed_options
+from panformer_cli.cli.saved_model_options import SavedModelOptions, saved_model_options
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.runtime import Process
     from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
-    from panformer_cli.engine.precision import PrecisionChoice
     from panformer_cli.metrics.evaluator import MetricName
     from panformer_cli.reporting import Reporter
 
@@ -43,13 +43,16 @@ class ModelOptions:
         checkpoint: File, run folder or name of published weights; None for the newest run.
         data: Data set folder; None for the one used for training.
         split: Split of the data set; None for the validation split used for training.
+        speed: Batch size and precision.
+        saved_model: Sides of the input, and what is for models that transformers saved.
+        compute: Devices and processes.
     """
 
     checkpoint: Path | None
     data: Path | None
     split: str | None
-    batch_size: int
-    precision: PrecisionChoice
+    speed: Speed
+    saved_model: SavedModelOptions
     compute: Compute
 
     def request(self, out: Path | None, as_json: bool, process: Process, reporter: Reporter) -> EvaluateRequest:
@@ -62,47 +65,50 @@ class ModelOptions:
             reporter: Receives the progress of the download.
 
         Raises:
-            CheckpointError: There is no such checkpoint.
+            CheckpointError: The checkpoint does not exist.
             PanformerError: The download fails.
         """
         from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
+        from panformer_cli.engine.inference_changes import InferenceChanges
         from panformer_cli.engine.runs import find_checkpoint, results_folder
 
-        announce = announcer(as_json, reporter)
+        announce, own = announcer(as_json, reporter), self.saved_model
+        changes = InferenceChanges().with_saved_model(
+            own.short_side, own.long_side, own.label_map, hf_post_processing=own.hf_post_processing
+        )
         found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter, announce=announce))
         return EvaluateRequest(
             checkpoint=found,
             out=out or results_folder(found),
             data_root=self.data,
             split=self.split,
-            batch_size=self.batch_size,
-            precision=self.precision,
+            batch_size=self.speed.batch_size,
+            precision=self.speed.precision,
+            changes=changes,
         )
 
 
-def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add CHECKPOINT and the options for running it; the function receives `model`, a `ModelOptions`."""
-
-    @click.argument("checkpoint", required=False, type=PATH)
-    @click.option("--data", type=PATH, metavar="ROOT", help="Data set folder. [default: the one used for training]")
-    @click.option(
+@option_group(
+    "model",
+    click.argument("checkpoint", required=False, type=PATH),
+    click.option("--data", type=PATH, metavar="ROOT", help="Data set folder. [default: the one used for training]"),
+    click.option(
         "--split", metavar="S", help="Split, such as val2017. [default: the validation split, as in training]"
-    )
-    @speed_options
-    @compute_options
-    @functools.wraps(function)
-    def with_model(
-        checkpoint: Path | None,
-        data: Path | None,
-        split: str | None,
-        batch_size: int,
-        precision: PrecisionChoice,
-        compute: Compute,
-        **others: Any,
-    ) -> Any:
-        return function(model=ModelOptions(checkpoint, data, split, batch_size, precision, compute), **others)
-
-    return with_model
+    ),
+    speed_options,
+    saved_model_options,
+    compute_options,
+)
+def model_options(
+    checkpoint: Path | None,
+    data: Path | None,
+    split: str | None,
+    speed: Speed,
+    saved_model: SavedModelOptions,
+    compute: Compute,
+) -> ModelOptions:
+    """Add CHECKPOINT and the options for running it; the command receives `model`."""
+    return ModelOptions(checkpoint, data, split, speed, saved_model, compute)
 
 
 def metrics_option(offered: tuple[MetricName, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -23,6 +23,8 @@ class EvaluateGroup(OrderedGroup):
         Raises:
             click.UsageError: The first word is a mistyped subcommand, or could also be a checkpoint.
         """
+        if ctx.resilient_parsing and (not args or args == ["--"]):
+            return super().parse_args(ctx, args)  # completion of the first word, which can be a subcommand
         if args and args[0] in self.commands:
             self._refuse_ambiguous(ctx, *args)
         elif args and not args[0].startswith("-"):

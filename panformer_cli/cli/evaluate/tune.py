@@ -39,8 +39,11 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
     """
     from panformer_cli.engine.evaluation.tune import TuneRequest, save_thresholds, tuned_path
     from panformer_cli.engine.evaluation.tune import tune as run_tuning
+    from panformer_cli.engine.runs import check_can_be_changed
 
     with model.compute.joined() as (process, reporter):
+        if save and model.checkpoint is not None:
+            check_can_be_changed(model.checkpoint)
         run = model.request(out, as_json, process, reporter)
         request = TuneRequest(
             checkpoint=run.checkpoint,
@@ -49,6 +52,7 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
             split=run.split,
             batch_size=run.batch_size,
             precision=run.precision,
+            changes=run.changes,
         )
         tuning = run_tuning(request, process, reporter)
         if as_json:

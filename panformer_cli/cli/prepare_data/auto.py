@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.options import announcer
 from panformer_cli.cli.prepare_data.options import root_option
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def auto(context: click.Context, root: Path, out: str | None, dry_run: bool, opt
     panformer prepare-data auto --root photos --dry-run
     panformer prepare-data auto --root photos --out data/all --stuff road
     """
+    from panformer_cli.console import RichReporter
     from panformer_cli.prepare.recognize import ambiguity, recognize, refusal
 
     forms = recognize(root)
@@ -37,8 +39,9 @@ def auto(context: click.Context, root: Path, out: str | None, dry_run: bool, opt
     if len(forms) > 1:
         raise ambiguity(root, forms, out, options)
     form = forms[0]
-    click.echo(f"{form.root}: {form.title} (found {form.evidence})")
-    click.echo(f"Command: {form.command(out, options)}")
+    announce = announcer("--json" in options, RichReporter())
+    announce(f"{form.root}: {form.title} (found {form.evidence})")
+    announce(f"Command: {form.command(out, options)}")
     if not dry_run:
         _check_complete(form, out, options)
         return _run(context, form.words(out, options))

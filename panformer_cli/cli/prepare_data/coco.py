@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from panformer_cli.cli.options import hint
+from panformer_cli.cli.options import hint, json_option
 from panformer_cli.cli.prepare_data.options import (
+    print_json,
     print_summaries,
     root_option,
     skip_bad_images_option,
+    splits_json,
     splits_option,
     workers_option,
 )
@@ -32,7 +34,7 @@ def in_place_options(command: Command) -> Command:
     out = click.option(
         "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Output folder. [default: the data set]"
     )
-    for option in (skip_bad_images_option, workers_option, out, splits_option, root_option):
+    for option in (json_option, skip_bad_images_option, workers_option, out, splits_option, root_option):
         command = option(command)
     return command
 
@@ -49,6 +51,7 @@ def coco(
     out: Path | None,
     workers: int | None,
     skip_bad_images: bool,
+    as_json: bool,
     download: bool,
     things_only: bool,
 ) -> None:
@@ -72,16 +75,20 @@ def coco(
     if download:
         download_coco(root, splits, reporter)
     annotated = [split for split in splits if not is_unlabeled_split(split)]
+    prepared = []
     if annotated or not splits:
-        _show(root, prepare_coco(root, annotated, options, reporter, "things" if things_only else "all", out))
-    for split in splits:
-        if is_unlabeled_split(split):
-            _show_test(prepare_unlabeled_images(root, split, options, reporter, out))
+        prepared = prepare_coco(root, annotated, options, reporter, "things" if things_only else "all", out)
+    tests = [
+        prepare_unlabeled_images(root, split, options, reporter, out) for split in splits if is_unlabeled_split(split)
+    ]
+    _show(root, prepared, tests, as_json)
 
 
 @click.command()
 @in_place_options
-def custom(root: Path, splits: tuple[str, ...], out: Path | None, workers: int | None, skip_bad_images: bool) -> None:
+def custom(
+    root: Path, splits: tuple[str, ...], out: Path | None, workers: int | None, skip_bad_images: bool, as_json: bool
+) -> None:
     """Check a data set that is already in COCO panoptic format.
 
     Writes a summary and a manifest. For a more thorough check with repairs, use `panformer prepare-data verify DIR`.
@@ -95,14 +102,26 @@ def custom(root: Path, splits: tuple[str, ...], out: Path | None, workers: int |
     from panformer_cli.prepare.convert import ConvertOptions
 
     options = ConvertOptions(workers or available_cores(), skip_bad_images)
-    _show(root, prepare_custom(root, splits, options, RichReporter(), out))
+    _show(root, prepare_custom(root, splits, options, RichReporter(), out), [], as_json)
 
 
-def _show(root: Path, prepared: Sequence[Prepared]) -> None:
-    print_summaries(str(root), [split.summary for split in prepared])
+def _show(root: Path, prepared: Sequence[Prepared], tests: Sequence[UnlabeledImages], as_json: bool) -> None:
+    """Print the annotated splits and the test splits."""
+    summaries = [split.summary for split in prepared]
+    if as_json:
+        print_json({"root": str(root), "splits": {**splits_json(summaries), **dict(map(_test_json, tests))}})
+        return
+    if prepared:
+        print_summaries(str(root), summaries)
     for split in prepared:
         if split.detection is not None:
             click.echo(f"{split.summary.split}: {split.detection}")
+    for test in tests:
+        _show_test(test)
+
+
+def _test_json(test: UnlabeledImages) -> tuple[str, dict[str, Any]]:
+    return test.split, {"images": test.images, "folder": str(test.folder), "info": str(test.info)}
 
 
 def _show_test(test: UnlabeledImages) -> None:

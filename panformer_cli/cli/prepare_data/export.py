@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from panformer_cli.cli.options import json_option
 from panformer_cli.cli.prepare_data.options import (
+    print_json,
     print_left_out,
     skip_bad_images_option,
     splits_option,
@@ -88,7 +90,10 @@ def _format_options(command: Command) -> Command:
 @click.option("--copy-images", is_flag=True, help="Copy images instead of creating hard links.")
 @workers_option
 @skip_bad_images_option
-def export(out: Path, copy_images: bool, workers: int | None, skip_bad_images: bool, **options: Any) -> None:
+@json_option
+def export(
+    out: Path, copy_images: bool, workers: int | None, skip_bad_images: bool, as_json: bool, **options: Any
+) -> None:
     """Write labels for an annotation tool.
 
     Exports the annotation of a data set, or predictions to correct by hand. docs/data.md describes what each format
@@ -115,6 +120,9 @@ def export(out: Path, copy_images: bool, workers: int | None, skip_bad_images: b
         workers or available_cores(), skip_bad_images, copies_images=copy_images, suspects=suspects
     )
     exported = write(source, label_format, out, export_options, reporter)
+    if as_json:
+        print_json({"out": str(out), "format": label_format.name, "splits": dict(map(_exported_json, exported))})
+        return
     _print_exported(f"{label_format.name} in {out}", exported, bool(tolerance))
     if suspects:
         click.echo(summary([suspect for split in exported for suspect in split.suspects], out))
@@ -160,6 +168,21 @@ def _opened(
         raise click.UsageError("--split was passed more than once; expected one name for the split of the predictions.")
     assert predictions is not None
     return open_predictions(predictions, images, classes, min_score, *splits), ()
+
+
+def _exported_json(split: ExportedSplit) -> tuple[str, dict[str, Any]]:
+    """Return the name of a split, and what was written of it."""
+    report = split.report
+    return split.name, {
+        "images": split.images,
+        "segments": report.segments,
+        "masks": report.shapes["mask"],
+        "polygons": report.shapes["polygon"],
+        "pixels": report.pixels,
+        "changed_pixels": report.changed,
+        "not_expressed": report.sentences(),
+        "left_out": split.left_out,
+    }
 
 
 def _print_exported(title: str, exported: Sequence[ExportedSplit], is_simplified: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from panformer_cli.cli.options import hint
+from panformer_cli.cli.options import hint, json_option
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ def _checked_encoding(name: str | None) -> str | None:
 
 
 def conversion_options(command: Command) -> Command:
-    """Add `--root`, `--out`, `--split`, `--workers` and `--skip-bad-images`."""
-    return root_option(output_options(command))
+    """Add `--root`, `--out`, `--split`, `--workers`, `--skip-bad-images` and `--json`."""
+    return root_option(output_options(json_option(command)))
 
 
 def output_options(command: Command) -> Command:
-    """Add the `conversion_options` except `--root`."""
+    """Add the `conversion_options` except `--root` and `--json`, which `coco-instances` uses for its input."""
     for option in (
         skip_bad_images_option,
         workers_option,
@@ -106,6 +107,7 @@ class Conversion:
     splits: tuple[str, ...]
     workers: int | None
     skip_bad_images: bool
+    as_json: bool = False
     skip_bad_annotations: bool = False
     drop_small: int | None = None
 
@@ -115,7 +117,7 @@ class Conversion:
 
 
 def run_conversion(source: Source, conversion: Conversion) -> None:
-    """Convert `source`, print its summary and suggest the next command."""
+    """Convert `source`, print its summary, and suggest the next command or print all as JSON."""
     from panformer_cli.console import RichReporter
     from panformer_cli.data.parallel import available_cores
     from panformer_cli.prepare.convert import ConvertOptions, convert
@@ -127,9 +129,22 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
         conversion.drop_small or 0,
     )
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
+    if conversion.as_json:
+        print_json({"out": str(conversion.out), "splits": splits_json(summaries)})
+        return
     print_summaries(f"{source.name} in {conversion.out}", summaries)
     hint(f"Next: panformer prepare-data verify {shlex.quote(str(conversion.out))}")
     click.echo(f"      {_command_after_verify(conversion.out, _train_and_val(summaries))}")
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print the results of a command."""
+    click.echo(json.dumps(content, indent=2))
+
+
+def splits_json(summaries: Sequence[SplitSummary]) -> dict[str, Any]:
+    """Return the summary of each split, as in `summary.json`."""
+    return {summary.split: summary.to_json() for summary in summaries}
 
 
 def _command_after_verify(out: Path, splits: Sequence[tuple[str, str]]) -> str:

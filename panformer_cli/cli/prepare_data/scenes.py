@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from panformer_cli.cli.options import hint
+from panformer_cli.cli.options import hint, json_option
+from panformer_cli.cli.prepare_data.options import print_json
 
 SCENE_HELP = {
     "train_images": "Number of training images.",
@@ -64,7 +65,8 @@ class SceneCommand(click.Command):
 
 @click.command(cls=SceneCommand)
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
-def scenes(out: Path, **settings: Any) -> None:
+@json_option
+def scenes(out: Path, as_json: bool, **settings: Any) -> None:
     """Generate a synthetic data set.
 
     It has the splits `train` and `val`. The same options give the same images.
@@ -76,5 +78,10 @@ def scenes(out: Path, **settings: Any) -> None:
     from panformer_cli.data.scenes.generator import write_scenes
     from panformer_cli.data.scenes.options import SceneOptions
 
-    write_scenes(out, SceneOptions(**settings), RichReporter())
+    options = SceneOptions(**settings)
+    write_scenes(out, options, RichReporter())
+    if as_json:
+        splits = {"train": {"images": options.train_images}, "val": {"images": options.val_images}}
+        print_json({"out": str(out), "splits": splits})
+        return
     hint(f"Next: panformer train tiny --set data.root={out}")

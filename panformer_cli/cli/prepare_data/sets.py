@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.options import announcer
 from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion, warn_of_skipped
 from panformer_cli.wording import counted
 
@@ -92,6 +93,7 @@ def merge(root: Path, second: Path, category_map: Path | None, replaces: bool, *
     panformer prepare-data merge --root data/a --with data/b --map b_to_a.yaml --out data/both
     panformer prepare-data merge --root data/a --with data/b --replace --out data/better
     """
+    from panformer_cli.console import RichReporter
     from panformer_cli.prepare.sets.derived import merge as source
 
     options = Conversion(**conversion)
@@ -101,7 +103,7 @@ def merge(root: Path, second: Path, category_map: Path | None, replaces: bool, *
         used = [one for chosen in merged.chosen.values() for one in chosen]
         replaced = sum(len(one.indices) for one in used if one.originals is not None)
         total = counted(sum(len(one.indices) for one in used), "image")
-        click.echo(f"Annotations replaced: those of {replaced} of {total}")
+        announcer(options.as_json, RichReporter())(f"Annotations replaced: those of {replaced} of {total}")
 
 
 @click.command()

@@ -14,7 +14,7 @@ from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_image
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.data.scenes.options import LARGEST_SIDE
-from panformer_cli.data.transforms import LEAST_SIDE, resized_size
+from panformer_cli.data.transforms import LEAST_SIDE
 from panformer_cli.engine.benchmarking.meters import device_name, matrix_shape
 from panformer_cli.engine.benchmarking.passes import (
     WARM_UP,
@@ -24,6 +24,7 @@ from panformer_cli.engine.benchmarking.passes import (
 )
 from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
+from panformer_cli.engine.checkpoints.model_folders import is_reference
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.environment import environment
 from panformer_cli.engine.inference import Predictor
@@ -169,7 +170,7 @@ class _Subject:
 
 def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
     path = Path(request.model)
-    is_name = request.model in built_in_recipes() or not (path.suffix or path.exists())
+    is_name = request.model in built_in_recipes() or not (path.suffix or path.exists() or is_reference(path))
     if is_name or path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(request.model)
         return _Subject(random_model(recipe, COCO, request.sampling), recipe, "random")
@@ -205,7 +206,7 @@ def _measure(
         request=request,
         weights=subject.weights,
         parameters=parameters,
-        input_size=resized_size(height, width, data.short_side, data.long_side),
+        input_size=predictor.input_size((height, width)),
         picture_size=(height, width),
         segments=passes.whole[-1].segments / request.batch,
         stages=stages,

@@ -20,17 +20,20 @@ from torch.optim import Optimizer
 
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.engine.checkpoints.model_folders import is_model_folder, recipe_name
 from panformer_cli.engine.checkpoints.official import describe_official
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
+from panformer_cli.models.families import read_saved_folder
 from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
+from panformer_cli.models.saved_model import SavedModel
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import kind_of, read_header, read_state, write_tensors
-from panformer_cli.wording import listing
+from panformer_cli.wording import counted, listing
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,6 +109,8 @@ class Checkpoint:
         training_state: Whether the file has the optimizer and random state, so that training can resume from it.
         version: Version of panformer that wrote it.
         official: Format of the reference implementation that wrote it; None for a checkpoint of panformer.
+        saved: The model of a folder that transformers wrote; None for a file.
+        notes: What a user should know about the categories, one sentence each.
     """
 
     path: Path
@@ -115,6 +120,21 @@ class Checkpoint:
     training_state: bool
     version: str
     official: OfficialFormat | None = None
+    saved: SavedModel | None = None
+    notes: tuple[str, ...] = ()
+
+    def labeled(self, categories: CategoryTable | None, label_map: Mapping[str, int] | None) -> Checkpoint:
+        """Return a checkpoint whose labels are matched to other categories; see `folder_checkpoint`.
+
+        Raises:
+            PanformerError: It is a checkpoint of panformer, which has its categories, or no label matches.
+        """
+        if self.saved is None:
+            raise PanformerError(
+                f"checkpoint {self.path} has its own categories; --categories and --label-map are for models saved by "
+                "transformers (hf:...); leave them out"
+            )
+        return folder_checkpoint(self.path, categories, label_map)
 
 
 @dataclass
@@ -189,6 +209,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: The file is missing, corrupt, or not a checkpoint of a known model family.
     """
+    if is_model_folder(path):
+        return folder_checkpoint(path)
     _check_is_file(path)
     if not is_own_checkpoint(path):
         return official_checkpoint(path)
@@ -225,9 +247,31 @@ def official_checkpoint(
     return Checkpoint(path, recipe, table, TrainProgress(), False, "official", official)
 
 
+def folder_checkpoint(
+    path: Path, categories: CategoryTable | None = None, label_map: Mapping[str, int] | None = None
+) -> Checkpoint:
+    """Return the model in a folder that transformers wrote as a checkpoint.
+
+    Args:
+        path: The folder.
+        categories: Categories of a data set, to which the labels are matched; None for those of the model.
+        label_map: Category id by label or name; it decides instead of the names.
+
+    Raises:
+        CheckpointError: The folder is incomplete or corrupt, or its model is not supported.
+        DataError: No label matches a category, or the label map has an unknown label or category.
+    """
+    saved = read_saved_folder(path, categories, label_map)
+    recipe = Recipe(name=recipe_name(path), model=saved.model, data=saved.data, inference=saved.inference)
+    progress = TrainProgress()
+    return Checkpoint(path, recipe, saved.categories, progress, False, "transformers", saved=saved, notes=saved.notes)
+
+
 def load_model(checkpoint: Checkpoint, sampling: SamplingName = "auto") -> PanopticModel:
     """Return the checkpoint's model with its weights, in evaluation mode, on the CPU."""
     recipe = checkpoint.recipe
+    if checkpoint.saved is not None:
+        return checkpoint.saved.load()
     model = build_model(recipe.model, recipe.inference, checkpoint.categories, pretrained=False, sampling=sampling)
     load_weights(model, checkpoint)
     return model.eval()
@@ -244,11 +288,24 @@ def read_weights(checkpoint: Checkpoint, averaged: bool = True) -> dict[str, Ten
     Args:
         checkpoint: The checkpoint.
         averaged: Return the averaged weights if the checkpoint has them.
+
+    Raises:
+        CheckpointError: Another library saved the model, which can only be run.
     """
+    check_can_be_saved(checkpoint)
     if checkpoint.official:
         return checkpoint.official.own_weights(read_state(checkpoint.path))
     average = read_tensors(checkpoint.path, AVERAGED) if averaged else {}
     return average or read_tensors(checkpoint.path, MODEL)
+
+
+def check_can_be_saved(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if another library saved the model, so that it can only be run."""
+    if checkpoint.saved is not None:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} was saved by transformers; such models can be run (predict, evaluate, "
+            "benchmark), but not trained, imported, averaged or saved; use a checkpoint of panformer"
+        )
 
 
 def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
@@ -266,6 +323,34 @@ def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[st
             "that it was trained with"
         )
     model.load_state_dict(weights, strict=False)  # official files may lack BatchNorm's counters
+
+
+def check_finite(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if a model with the weights of the checkpoint has NaN or infinity in a tensor."""
+    state, official = model.state_dict(), checkpoint.official
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if bad:
+        first = official.official_name(bad[0], state) if official else bad[0]
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in {counted(len(bad), 'tensor')}; "
+            f"the first is {first}; the file is corrupt, or its training diverged; use another checkpoint"
+        )
+
+
+def check_family(expected: Recipe, actual: Recipe, what: str) -> None:
+    """Raise CheckpointError if weights are of another model family than a recipe.
+
+    Args:
+        expected: The recipe.
+        actual: The recipe of the weights.
+        what: The weights, for the message.
+    """
+    own, other = expected.model.family, actual.model.family
+    if own != other:
+        raise CheckpointError(
+            f"{what} has a model of the family {other}, but the recipe {expected.name} is of the family {own}; give a "
+            "checkpoint of the same family"
+        )
 
 
 def check_backbone(expected: str, checkpoint: Checkpoint) -> None:
@@ -338,14 +423,19 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Load what `optimizer_state` returned into the optimizer."""
+    """Load what `optimizer_state` returned into the optimizer.
+
+    Parameters that it does not train, such as those of a part that is frozen from now on, get no state.
+    """
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         of, _, key = name.rpartition(".")
         by_parameter.setdefault(of, {})[key] = value
     for name, parameter in model.named_parameters():
         own = by_parameter.get(name, {})
-        optimizer.state[parameter] |= {key: value.to(parameter.device) for key, value in own.items()}
+        if own and parameter in trained:
+            optimizer.state[parameter] |= {key: value.to(parameter.device) for key, value in own.items()}
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:

@@ -5,25 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.category_files import read_categories
 from panformer_cli.data.coco.coco_categories import COCO
-from panformer_cli.data.images import read_bytes
 from panformer_cli.engine.checkpoints.checkpoint import (
-    Checkpoint,
+    check_finite,
     is_own_checkpoint,
     load_model,
     official_checkpoint,
     save_checkpoint,
 )
 from panformer_cli.engine.runs import IMPORTED, RunFolder
-from panformer_cli.errors import CheckpointError, DataError, PanformerError
-from panformer_cli.models.base import PanopticModel
+from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write
-from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import check_whole
-from panformer_cli.wording import counted
 
 
 def import_weights(
@@ -49,11 +45,11 @@ def import_weights(
     if is_own_checkpoint(source):
         raise CheckpointError(f"{source} is already a checkpoint of panformer; use it directly, without importing it")
     check_whole(source)
-    checkpoint = official_checkpoint(source, recipe_name, _read_categories(categories) if categories else None)
+    checkpoint = official_checkpoint(source, recipe_name, read_categories(categories) if categories else None)
     if checkpoint.categories != COCO:
         checkpoint.recipe = replace(checkpoint.recipe, published_pq=None)
     model = load_model(checkpoint)
-    _check_finite(model, checkpoint)
+    check_finite(model, checkpoint)
     save_checkpoint(out / IMPORTED, model, checkpoint.recipe, checkpoint.categories, checkpoint.progress)
     with atomic_write(RunFolder(out).recipe) as temporary:
         temporary.write_text(recipe_to_yaml(checkpoint.recipe), encoding="utf-8")
@@ -73,25 +69,3 @@ def _check_out(out: Path) -> None:
         raise PanformerError(
             f"--out {out} has other files than an earlier import; expected a new or empty folder; choose another folder"
         )
-
-
-def _check_finite(model: PanopticModel, checkpoint: Checkpoint) -> None:
-    assert checkpoint.official is not None
-    state = model.state_dict()
-    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if bad:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in "
-            f"{counted(len(bad), 'tensor')}; the first is {checkpoint.official.official_name(bad[0], state)}; the "
-            "file is corrupt, or its training diverged; use "
-            "another checkpoint"
-        )
-
-
-def _read_categories(path: Path) -> CategoryTable:
-    text = read_bytes(path, "panoptic JSON")
-    try:
-        content = parse_json(text)
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON, or is truncated: {error}; expected a COCO panoptic JSON") from error
-    return CategoryTable.from_coco(content.get("categories") if isinstance(content, dict) else content, str(path))

@@ -20,9 +20,9 @@ def keeps_checkpoints(settings: TrainSettings) -> bool:
     return settings.keep_last > 0 or settings.keep_best > 0 or settings.keep_every is not None
 
 
-def is_kept(settings: TrainSettings, progress: TrainProgress, step: int) -> bool:
-    """Return whether a step is the end of an epoch whose checkpoint `train.keep_every` keeps."""
-    return settings.keep_every is not None and step % (settings.keep_every * progress.steps_per_epoch) == 0
+def epochs_to_keep(settings: TrainSettings, progress: TrainProgress, step: int) -> int:
+    """Return how many epochs whose checkpoint `train.keep_every` keeps have ended after this step."""
+    return step // (settings.keep_every * progress.steps_per_epoch) if settings.keep_every is not None else 0
 
 
 def keep_last(run: RunFolder, step: int) -> None:
@@ -50,7 +50,8 @@ def remove_others(run: RunFolder, settings: TrainSettings, progress: TrainProgre
     steps = {run.step_of(path): path for path in run.step_checkpoints}
     earlier = [step for step in steps if step < progress.step]
     kept = set(earlier[-settings.keep_last :] if settings.keep_last else [])
-    kept |= {step for step in earlier if is_kept(settings, progress, step)}
+    ends = {epochs_to_keep(settings, progress, step): step for step in sorted(earlier, reverse=True)}
+    kept |= {step for epochs, step in ends.items() if epochs}  # the first one saved after the end of each epoch
     if settings.keep_best:
         scores = {step: pq for step in earlier if (pq := recorded_pq(steps[step])) is not None}
         kept |= set(sorted(scores, key=lambda step: (scores[step], step))[-settings.keep_best :])

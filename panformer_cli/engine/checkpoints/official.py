@@ -34,22 +34,25 @@ def describe_official(
         RecipeError: The recipe cannot be used.
     """
     state = read_state(path)
-    official = find_format(state, path)
+    family, official = find_format(state, path)
     model = official.describe(state, path)
-    return official, _recipe(path, official, model, recipe_name), _categories(path, model, categories)
+    recipe = (
+        _given_recipe(path, family, official, model, recipe_name) if recipe_name else _recipe(path, official, model)
+    )
+    return official, recipe, _categories(path, model, categories)
 
 
-def find_format(state: Mapping[str, Tensor], path: Path) -> OfficialFormat:
-    """Return the format of the family that recognizes a state dict.
+def find_format(state: Mapping[str, Tensor], path: Path) -> tuple[str, OfficialFormat]:
+    """Return the family that recognizes a state dict, and its format.
 
     Raises:
         CheckpointError: No family recognizes it. The message says what the file seems to be.
     """
-    formats = [format for family in FAMILIES.values() if (format := family.official_format())]
-    for official in formats:
+    formats = {name: format for name, family in FAMILIES.items() if (format := family.official_format())}
+    for name, official in formats.items():
         if official.recognizes(state):
-            return official
-    raise CheckpointError(f"checkpoint {path} {unknown_checkpoint(state, path, formats)}")
+            return name, official
+    raise CheckpointError(f"checkpoint {path} {unknown_checkpoint(state, path, list(formats.values()))}")
 
 
 def _with_recipe(model: OfficialModel) -> str:
@@ -57,15 +60,23 @@ def _with_recipe(model: OfficialModel) -> str:
     return f"{model.backbone} (recipe {model.recipe})" if model.recipe else model.backbone
 
 
-def _recipe(path: Path, official: OfficialFormat, model: OfficialModel, recipe_name: str | None) -> Recipe:
-    if recipe_name is not None:
-        recipe = load_recipe(recipe_name)
-        if recipe.model.backbone != model.backbone:
-            raise CheckpointError(
-                f"checkpoint {path} has the backbone {_with_recipe(model)}, but the recipe {recipe.name} has "
-                f"{recipe.model.backbone}; omit --recipe, or give one with {model.backbone}"
-            )
-        return recipe
+def _given_recipe(path: Path, family: str, official: OfficialFormat, model: OfficialModel, name: str) -> Recipe:
+    """Return the recipe that the user gives, which must be one of the checkpoint's family and backbone."""
+    recipe = load_recipe(name)
+    if recipe.model.family != family:
+        raise CheckpointError(
+            f"checkpoint {path} is a {official.name} (recipe {model.recipe}), but the recipe {recipe.name} is of the "
+            f"family {recipe.model.family}; omit --recipe, or give one of the family {family}"
+        )
+    if recipe.model.backbone != model.backbone:
+        raise CheckpointError(
+            f"checkpoint {path} has the backbone {_with_recipe(model)}, but the recipe {recipe.name} has "
+            f"{recipe.model.backbone}; omit --recipe, or give one with {model.backbone}"
+        )
+    return recipe
+
+
+def _recipe(path: Path, official: OfficialFormat, model: OfficialModel) -> Recipe:
     by_file = [weights.name for weights in PUBLISHED.values() if weights.file == path.name]
     for name in [*by_file, *filter(None, [model.recipe])]:
         recipe = load_recipe(str(built_in_recipes()[name]))
@@ -79,9 +90,9 @@ def _recipe(path: Path, official: OfficialFormat, model: OfficialModel, recipe_n
 
 def _categories(path: Path, model: OfficialModel, given: CategoryTable | None) -> CategoryTable:
     table = COCO if given is None else given
-    if (table.num_things, table.num_stuff) == (model.num_things, model.num_stuff):
+    if len(table) == model.num_classes and model.num_things in (None, table.num_things):
         return table
-    counts = f"checkpoint {path} was trained on {model.num_things} things and {model.num_stuff} stuff classes"
+    counts = f"checkpoint {path} was trained on {_counts(model)}"
     if given is None:
         raise CheckpointError(
             f"{counts}, not on COCO's {COCO.num_things} and {COCO.num_stuff}, and does not name them; give them with "
@@ -91,3 +102,9 @@ def _categories(path: Path, model: OfficialModel, given: CategoryTable | None) -
         f"{counts}, but --categories has {given.num_things} things and {given.num_stuff} stuff classes; give the "
         "panoptic annotation of its training data"
     )
+
+
+def _counts(model: OfficialModel) -> str:
+    if model.num_things is None:
+        return f"{model.num_classes} things and stuff classes"
+    return f"{model.num_things} things and {model.num_classes - model.num_things} stuff classes"

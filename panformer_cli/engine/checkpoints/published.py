@@ -1,7 +1,7 @@
 """Download published checkpoints by name into a cache.
 
-The reference implementation publishes no hashes. So the hash of a file is recorded when it is first seen, and a warning
-is printed if the file differs from its record later.
+Panoptic SegFormer's reference implementation publishes no hashes. So the hash of a file is recorded when it is first
+seen, and a warning is printed if the file differs from its record later.
 """
 
 from __future__ import annotations

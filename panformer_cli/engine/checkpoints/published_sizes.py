@@ -9,9 +9,10 @@ from difflib import get_close_matches
 
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.models.published import PublishedWeights, weights_folder
+from panformer_cli.models.published import PublishedWeights
 from panformer_cli.recipe_library import parameters_of
 from panformer_cli.storage.download import downloaded_bytes, remote_size
+from panformer_cli.storage.files import weights_folder
 
 ALL = "all"
 _BYTES_PER_PARAMETER = 4

@@ -30,7 +30,12 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.checkpoints.kept_checkpoints import is_kept, keep_last, keeps_checkpoints, remove_others
+from panformer_cli.engine.checkpoints.kept_checkpoints import (
+    epochs_to_keep,
+    keep_last,
+    keeps_checkpoints,
+    remove_others,
+)
 from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
@@ -104,8 +109,14 @@ class RunCheckpoints:
         return time.monotonic() > self._due_at
 
     def is_kept(self, progress: TrainProgress) -> bool:
-        """Return whether the checkpoint of this step is one that `train.keep_every` keeps."""
-        return is_kept(self._recipe.train, progress, progress.step)
+        """Return whether an epoch whose checkpoint `train.keep_every` keeps has ended since the last checkpoint.
+
+        After a failed attempt to write it, only `is_due` says when to try again.
+        """
+        saved, now = (
+            epochs_to_keep(self._recipe.train, progress, step) for step in (self.saved_step or 0, progress.step)
+        )
+        return saved < now and self._problem is None
 
     def save_last(self, progress: TrainProgress, is_ending: bool = False) -> None:
         """Write the last checkpoint, with everything that is needed to resume; a failure is reported.
@@ -293,7 +304,9 @@ def _row_of_rank(process: Process, states: Mapping[str, Tensor]) -> dict[str, Te
     return logs[process.rank] if all(logs) else {}
 
 
-def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: int, reporter: Reporter) -> None:
+def check_space(
+    run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: int, processes: int, reporter: Reporter
+) -> None:
     """Check that the disk has space for the checkpoints of a run, before anything is lost.
 
     Args:
@@ -301,7 +314,8 @@ def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: in
         model: The model.
         recipe: Its settings say how many checkpoints are kept.
         epochs: Number of epochs that the run still has.
-        reporter: Gets a warning if there is no space for all checkpoints that are kept.
+        processes: Number of processes; each of them can write the weights once if a step fails.
+        reporter: Gets a warning if there is no space for all files that the run can keep.
 
     Raises:
         PanformerError: There is no space for `last` and `best`.
@@ -320,10 +334,12 @@ def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: in
         )
     settings = recipe.train
     kept = settings.keep_last + settings.keep_best + (epochs // settings.keep_every if settings.keep_every else 0)
-    if free < needed + kept * last:
+    needed += kept * last + (0 if run.bad_steps else processes * weights)
+    if free < needed:
         reporter.warn(
-            f"{run.path}: the disk has {megabytes(free)} MB free, but all checkpoints that the run keeps need "
-            f"{megabytes(needed + kept * last)} MB (train.keep_last, train.keep_every, train.keep_best)"
+            f"{run.path}: the disk has {megabytes(free)} MB free, but all files that the run can keep need "
+            f"{megabytes(needed)} MB (train.keep_last, train.keep_every, train.keep_best, and bad-step-<n>.safetensors "
+            "if a step fails)"
         )
 
 

@@ -28,8 +28,8 @@ def things_of(prediction: MaskPrediction) -> Iterator[Piece]:
     panoptic, categories = prediction.panoptic, prediction.categories
     for segment in panoptic.segments:
         if categories.by_id(segment.category_id).is_thing:
-            left, top, width, height = (int(value) for value in segment.bbox)
-            region = Region.of(panoptic.ids[top : top + height, left : left + width] == segment.id, top, left)
+            rows, columns = segment.box_slices
+            region = Region.of(panoptic.boxed_mask(segment), rows.start, columns.start)
             assert region is not None, "segments have pixels"
             yield Piece(categories.label(segment.category_id), segment.score or 0.0, region)
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.data.transforms import resize_image
 from panformer_cli.engine.combined.grid import Grid
 from panformer_cli.engine.combined.pieces import Piece
 from panformer_cli.engine.combined.stuff import TileStuff, blend_stuff
@@ -145,7 +144,7 @@ class TiledPredictor(Predictor):
         """Return the things that do not fit into a tile, from the image at the size of the network's input."""
         size = (image.shape[0], image.shape[1])
         small = self._predictor.input_size(size)
-        prediction = _checked(self._predictor(resize_image(image, *small)))
+        prediction = _checked(self._predictor.at_input_size(image))
         things = (resized(piece, small, size) for piece in things_of(prediction))
         return [piece for piece in things if piece is not None and max(piece.region.box.shape) > self.tile]
 

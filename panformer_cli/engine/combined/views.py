@@ -49,9 +49,9 @@ class AugmentedPredictor(Predictor):
         """Return the input sizes of all views: only images that agree in all of them form a batch."""
         return tuple(side for predictor in self.views.values() for side in predictor.input_size(image.shape[:2]))
 
-    def _predictions(self, images: Sequence[ImageArray]) -> Iterator[Prediction]:
+    def _predictions(self, images: Sequence[ImageArray], size: tuple[int, int] | None = None) -> Iterator[Prediction]:
         """Yield the predictions of a batch. One view at a time is run; only its small masks are kept."""
-        parts = [list(_view_predictions(predictor, view, images)) for view, predictor in self.views.items()]
+        parts = [list(_view_predictions(predictor, view, images, size)) for view, predictor in self.views.items()]
         for predictions in zip(*parts, strict=True):
             yield predictions[0].with_candidates(average([prediction.candidates for prediction in predictions]))
 
@@ -64,12 +64,14 @@ def _scaled(predictor: Predictor, scale: float) -> Predictor:
     return Predictor(predictor.model, recipe, predictor.device, predictor.precision)
 
 
-def _view_predictions(predictor: Predictor, view: View, images: Sequence[ImageArray]) -> Iterator[MaskPrediction]:
-    """Yield the predictions of one view of a batch, with masks and boxes as in the original images."""
+def _view_predictions(
+    predictor: Predictor, view: View, images: Sequence[ImageArray], size: tuple[int, int] | None
+) -> Iterator[MaskPrediction]:
+    """Yield the predictions of one view of a batch, with boxes as in the original images, or as in those of `size`."""
     shown = [np.ascontiguousarray(image[:, ::-1]) if view.flipped else image for image in images]
     output = predictor.infer(*predictor.prepare(shown))
     for number, image in enumerate(images):
-        prediction = predictor.postprocess(output, number, (image.shape[0], image.shape[1]))
+        prediction = predictor.postprocess(output, number, size or (image.shape[0], image.shape[1]))
         assert isinstance(prediction, MaskPrediction), "checked by `with_options`"
         yield prediction.with_candidates(mirrored(prediction.candidates)) if view.flipped else prediction
 

@@ -38,8 +38,11 @@ def seconds_since_launch() -> float:
 
 
 def restarts_failures() -> bool:
-    """Return whether a launcher started this process and starts it again when it fails (`--max-restarts`)."""
-    return LAUNCHER in os.environ and os.environ.get(MAX_RESTARTS, "0") != "0"
+    """Return whether a launcher started this process and starts it again when it fails (`--max-restarts`).
+
+    False once all restarts are used up: then the exit code is the same as without a launcher.
+    """
+    return LAUNCHER in os.environ and int(os.environ.get(RESTARTS, 0)) < int(os.environ.get(MAX_RESTARTS, 0))
 
 
 @dataclass(frozen=True)

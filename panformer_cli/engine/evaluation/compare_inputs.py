@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
+from panformer_cli.engine.checkpoints.hub_models import find_hub_model, is_hub_reference
+from panformer_cli.engine.checkpoints.model_folders import find_model_folder, is_model_folder, is_reference
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.evaluation.compare import (
     CompareOptions,
@@ -18,7 +20,8 @@ from panformer_cli.engine.results import METRICS
 from panformer_cli.engine.runs import RunFolder, results_folder
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
-from panformer_cli.reporting import Reporter
+from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.storage.files import file_stamp
 from panformer_cli.storage.plain_json import parse as parse_json
 
 
@@ -57,7 +60,7 @@ def evaluation_of(given: Path) -> Path:
     folder = results_folder(checkpoint)
     if not (folder / METRICS).is_file():
         raise DataError(f"{given} has no evaluation in {folder}; evaluate it first: panformer evaluate {given}")
-    if not _is_evaluation_of(checkpoint, folder):
+    if not is_evaluation_of(checkpoint, folder):
         raise DataError(
             f"{folder} has the evaluation of other weights than {checkpoint}; evaluate it first: panformer evaluate "
             f"{given}; to keep both evaluations, add --out DIR and compare DIR"
@@ -77,21 +80,27 @@ def _evaluated(given: Path, annotations: Path | None, gt_folder: Path | None, re
 
 def checkpoint_of(given: Path) -> Path | None:
     """Return the checkpoint that the user means; None if it is not one, but may be a result folder."""
+    if is_reference(given):
+        return find_model_folder(given, SilentReporter())
+    if is_hub_reference(given):
+        return find_hub_model(given, SilentReporter())
     if given.is_dir():
-        return None if (given / METRICS).is_file() else RunFolder(given).checkpoint
+        if (given / METRICS).is_file():
+            return None
+        return given if is_model_folder(given) else RunFolder(given).checkpoint
     if not given.exists():
         return PUBLISHED[str(given)].path if str(given) in PUBLISHED else None
     return given if given.suffix in (".safetensors", ".pth") else None
 
 
-def _is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
+def is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
     """Return whether size and time of the checkpoint are those that the evaluation recorded; a run may be moved."""
     try:
         _, *stamp = parse_json((folder / METRICS).read_bytes())["settings"]["checkpoint"]
-        status = checkpoint.stat()
+        _, *actual = file_stamp(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(stamp == [status.st_size, status.st_mtime_ns])
+    return bool(stamp == actual)
 
 
 def _overlaps(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageOverlap]:

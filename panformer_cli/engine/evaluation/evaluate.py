@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import ANALYSIS, METRICS, RECORDS, PanopticResults, check_are_results
 from panformer_cli.engine.runs import check_results_folder
@@ -31,6 +32,7 @@ from panformer_cli.metrics.evaluator import Evaluator, MetricName
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Reporter
+from panformer_cli.settings import DataSettings
 from panformer_cli.storage.files import file_stamp, write_json
 from panformer_cli.storage.result_log import differing
 from panformer_cli.wording import counted
@@ -62,6 +64,7 @@ class EvaluateRequest(MetricsRequest):
         precision: Precision of the network. Anything but fp32 changes the results slightly.
         resume: Resume the interrupted evaluation in `out`; if it is complete, return its results.
         inference: Tiles, views and mask layers.
+        changes: Settings that differ from those of the checkpoint.
     """
 
     checkpoint: Path
@@ -72,7 +75,11 @@ class EvaluateRequest(MetricsRequest):
     precision: PrecisionChoice = "fp32"
     resume: bool = False
     inference: InferenceOptions = DEFAULT
+    changes: InferenceChanges = InferenceChanges()
 
+
+HF_POST_PROCESSING = "hf_post_processing"
+"""Folder, in that of the results, of the results with the merging of transformers."""
 
 MUCH_VOID = 0.2
 """Share of void pixels in the ground truth above which an evaluation reports them."""
@@ -102,13 +109,29 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
     Raises:
         PanformerError: The checkpoint or the data cannot be used, or they have different categories.
     """
-    checkpoint = read_checkpoint(request.checkpoint)
-    dataset = process.first_then_others(lambda: open_split(checkpoint, request.data_root, request.split))
+    checkpoint, dataset = open_both(request, process, reporter)
     metrics = process.on_first(lambda: _begin(request, dataset, reporter))
     if metrics is None:
         metrics = _evaluate(request, checkpoint, dataset, process, reporter)
     report_ground_truth(metrics, reporter)
+    if checkpoint.saved is not None and finds_no_things(metrics):
+        reporter.warn(
+            f"{checkpoint.path} predicted no thing in {counted(metrics['images'], 'image')}, though the data has "
+            "things; it may have been trained for semantic segmentation"
+        )
     return metrics
+
+
+def apart(request: EvaluateRequest) -> tuple[EvaluateRequest, EvaluateRequest | None]:
+    """Return an evaluation with the merging of the original project, and one with that of transformers if requested.
+
+    The results of the second one are in `OUT/hf_post_processing`. Run it first: it fails at once if the model does not
+    have that merging.
+    """
+    if not request.changes.hf_post_processing:
+        return request, None
+    original = replace(request, changes=replace(request.changes, hf_post_processing=False))
+    return original, replace(request, out=request.out / HF_POST_PROCESSING)
 
 
 def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) -> dict[str, Any] | None:
@@ -122,22 +145,60 @@ def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) 
     return None
 
 
+def finds_no_things(metrics: dict[str, Any]) -> bool:
+    """Return whether an evaluation has no predicted thing, but things in its ground truth."""
+    rows = [row for row in metrics["panoptic"]["per_class"].values() if row["is_thing"]]
+    return any(row["fn"] for row in rows) and not any(row["tp"] or row["fp"] for row in rows)
+
+
 def read_metrics(out: Path) -> dict[str, Any]:
     """Return the content of an evaluation's metrics.json."""
     content: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
     return content
 
 
-def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None) -> CocoPanoptic:
-    """Return the split to evaluate on; its categories must be those of the checkpoint.
+class ModelOnData(Protocol):
+    """A request to run a checkpoint on a split; see `EvaluateRequest`."""
+
+    @property
+    def checkpoint(self) -> Path: ...
+
+    @property
+    def data_root(self) -> Path | None: ...
+
+    @property
+    def split(self) -> str | None: ...
+
+    @property
+    def changes(self) -> InferenceChanges: ...
+
+
+def open_both(request: ModelOnData, process: Process, reporter: Reporter) -> tuple[Checkpoint, CocoPanoptic]:
+    """Return the checkpoint, with the changes and for the categories of the split, and the split.
+
+    Raises:
+        PanformerError: One of them cannot be used, or the categories of a checkpoint of panformer are others.
+    """
+    data = read_checkpoint(request.checkpoint).recipe.data
+    dataset = process.first_then_others(lambda: open_split(data, request.data_root, request.split))
+    checkpoint = request.changes.read(request.checkpoint, reporter, dataset.categories)
+    ours, theirs = checkpoint.categories, dataset.categories
+    if not ours.has_labels_of(theirs):
+        raise DataError(
+            f"the checkpoint {checkpoint.path} has {len(ours)} categories and {request.data_root or data.root} has "
+            f"{len(theirs)}, and their ids or isthing differ; evaluate on the data set that the model was trained on"
+        )
+    return checkpoint, dataset
+
+
+def open_split(data: DataSettings, data_root: Path | None, split: str | None) -> CocoPanoptic:
+    """Return the split to evaluate on.
 
     Args:
-        checkpoint: The model to evaluate.
-        data_root: Folder of the data set; None for the one in the checkpoint's recipe.
-        split: Name of the split; None for the validation split of the checkpoint's recipe or, in another data set,
-            `default_split`.
+        data: The section `data` of the checkpoint's recipe.
+        data_root: Folder of the data set; None for the one in the recipe.
+        split: Name of the split; None for the validation split of the recipe or, in another data set, `default_split`.
     """
-    data = checkpoint.recipe.data
     root = data_root or (Path(data.root) if data.root else None)
     if root is None:
         raise PanformerError(
@@ -145,14 +206,7 @@ def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None
         )
     if split is None:
         split = data.val_split if data_root is None else default_split(root, data.val_split)
-    dataset = CocoPanoptic(root, split)
-    ours, theirs = checkpoint.categories, dataset.categories
-    if not ours.has_labels_of(theirs):
-        raise DataError(
-            f"the checkpoint {checkpoint.path} has {len(ours)} categories and {root} has {len(theirs)}, "
-            "and their ids or isthing differ; evaluate on the data set that the model was trained on"
-        )
-    return dataset
+    return CocoPanoptic(root, split)
 
 
 def _is_complete(request: EvaluateRequest, dataset: CocoPanoptic) -> bool:
@@ -187,6 +241,7 @@ def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]
         "metrics": sorted(request.metrics),
         "precision": request.precision,
         **request.inference.to_settings(),
+        **request.changes.differences(),
     }
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_both
 from panformer_cli.engine.evaluation.result_store import ResultStore, Scores
 from panformer_cli.engine.evaluation.robustness import RobustnessOptions, measure_robustness
 from panformer_cli.engine.inference import Predictor
@@ -34,16 +33,19 @@ def evaluate_robustness(request: RobustnessRequest, process: Process, reporter: 
         PanformerError: The checkpoint or the data cannot be used, or the folder has results of other settings.
     """
     evaluation = request.evaluation
-    checkpoint = read_checkpoint(evaluation.checkpoint)
     process.on_first(lambda: check_results_folder(evaluation.out))
-    dataset = process.first_then_others(lambda: open_split(checkpoint, evaluation.data_root, evaluation.split))
+    checkpoint, dataset = open_both(evaluation, process, reporter)
     predictor = Predictor.of(checkpoint, process, evaluation.precision)
 
     def measure(samples: Samples) -> Scores:
         evaluator = evaluate_model(predictor, samples, process, reporter, batch_size=evaluation.batch_size)
         return asdict(evaluator.panoptic.result().all)
 
-    settings = {**file_stamps(evaluation, dataset), "precision": evaluation.precision}
+    settings = {
+        **file_stamps(evaluation, dataset),
+        "precision": evaluation.precision,
+        **evaluation.changes.differences(),
+    }
     store = ResultStore(evaluation.out / "robustness", settings, process.is_first)
     published = PUBLISHED.get(checkpoint.recipe.name) if checkpoint.official else None
     paper = published.robustness if published else None

@@ -19,6 +19,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.engine.checkpoints.checkpoint import (
     Checkpoint,
+    check_can_be_saved,
     load_model,
     load_weights,
     read_checkpoint,
@@ -27,8 +28,9 @@ from panformer_cli.engine.checkpoints.checkpoint import (
 )
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
-from panformer_cli.engine.evaluation.evaluate import open_split
+from panformer_cli.engine.evaluation.evaluate import open_both
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
@@ -51,6 +53,7 @@ class TuneRequest:
         batch_size: As in `EvaluateRequest`.
         precision: As in `EvaluateRequest`.
         options: Seed of the halves and of the bootstrap, number of resamples, and number of images to list.
+        changes: As in `EvaluateRequest`.
     """
 
     checkpoint: Path
@@ -60,6 +63,7 @@ class TuneRequest:
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     options: CompareOptions = field(default_factory=CompareOptions)
+    changes: InferenceChanges = InferenceChanges()
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,12 @@ def tune(request: TuneRequest, process: Process, reporter: Reporter) -> Tuning:
         PanformerError: The checkpoint or the data cannot be used, they have different categories, or the split has
             fewer than two images.
     """
-    checkpoint = read_checkpoint(request.checkpoint)
     process.on_first(lambda: check_results_folder(request.out))
-    dataset = process.first_then_others(lambda: open_split(checkpoint, request.data_root, request.split))
+    if request.changes.hf_post_processing:
+        raise PanformerError(
+            "--hf-post-processing cannot be tuned: the merging of the original project is; leave the option out"
+        )
+    checkpoint, dataset = open_both(request, process, reporter)
     if len(dataset) < 2:
         raise DataError(
             f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to measure"
@@ -271,6 +278,7 @@ def cached_images(
         "annotation": sha256_of(dataset.layout.annotation, reporter),
         "split": str(dataset.layout.annotation),
         "precision": request.precision,
+        **request.changes.differences(),
     }
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
     return [request.out / "cache" / key / f"{index:06d}.npz" for index in range(len(dataset))]
@@ -316,6 +324,7 @@ def save_thresholds(checkpoint: Path, thresholds: InferenceSettings, out: Path, 
         CheckpointError: `checkpoint` cannot be used.
     """
     old = read_checkpoint(checkpoint)
+    check_can_be_saved(old)
     if out.exists() and (not overwrite or (old.official and out.samefile(checkpoint))):
         raise PanformerError(
             f"{out} already exists; expected a new file for the tuned checkpoint; move the existing file away"

@@ -1,4 +1,4 @@
-"""Images in zip archives, which are read in place: nothing is unpacked."""
+"""Images and videos in zip archives, which are read in place: nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from panformer_cli.data.image_formats import HIDDEN, is_clutter, why_left_out
-from panformer_cli.engine.inputs.input_image import MOST_BYTES
+from panformer_cli.engine.inputs.input_image import MOST_BYTES, MOST_VIDEO_BYTES
+from panformer_cli.engine.inputs.videos import is_searched_video
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import megabytes
 from panformer_cli.storage.files import leads_out
@@ -34,12 +35,12 @@ _LEADS_OUT = "with a name that leads out of the archive"
 _TOO_LONG = "with a name that is too long"
 _ENCRYPTED = "encrypted (needs a password)"
 _METHOD = "in an unsupported compression (unpack the archive)"
-_TOO_LARGE = f"larger than {megabytes(MOST_BYTES)} MB"
+_TOO_LARGE = "larger than {} MB"
 
 
 @dataclass(frozen=True)
 class ZipImage:
-    """An image in an archive.
+    """An image, or a video, in an archive.
 
     Attributes:
         archive: Path of the archive.
@@ -63,22 +64,28 @@ class ZipImage:
         return f"{os.path.abspath(self.archive)}/{self.position}/{self.name}"  # noqa: PTH100 (follows no links)
 
     def read_bytes(self) -> bytes:
+        content = b"".join(self.pieces())
+        if not content:
+            raise DataError(f"the image {self} is empty (0 bytes); restore the file")
+        return content
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content, which has at most the size that the archive states; errors as `read_bytes`."""
         try:
             with open(self.archive, "rb") as file:
                 stamp = os.fstat(file.fileno())
-            entry = _entry(self, _archive(self.archive, stamp.st_size, stamp.st_mtime_ns))
-            return entry or self._empty()
+            archive = _archive(self.archive, stamp.st_size, stamp.st_mtime_ns)
+            with archive.open(_entry(self, archive)) as entry:
+                while piece := entry.read(_PIECE):
+                    yield piece
         except DAMAGE as error:
             raise DataError(f"{self} is corrupt ({error}); download the archive again") from error
         except OSError as error:
             raise DataError(f"{self} cannot be read: {error.strerror or error}; expected a readable archive") from error
 
-    def _empty(self) -> bytes:
-        raise DataError(f"the image {self} is empty (0 bytes); restore the file")
-
 
 class ArchivedImage(NamedTuple):
-    """A file of an archive, and why it is left out; "" for an image."""
+    """A file of an archive, and why it is left out; "" for an image or a video."""
 
     source: ZipImage
     problem: str
@@ -111,21 +118,25 @@ def _check_sizes(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _problem(entry: zipfile.ZipInfo) -> str:
-    """Return why an entry is left out; "" if it is an image."""
+    """Return why an entry is left out; "" if it is an image or a video."""
     name = Path(entry.filename)
+    is_video = is_searched_video(name.name)
     problems = {
         _LINK: is_link_or_device(entry),
         _LEADS_OUT: leads_out(entry.filename),
         _TOO_LONG: len(entry.filename) > _LONGEST_NAME,
         HIDDEN: any(part.startswith(".") for part in name.parts),
     }
-    if problem := next((reason for reason, applies in problems.items() if applies), "") or why_left_out(name):
+    if problem := next((reason for reason, applies in problems.items() if applies), ""):
+        return problem
+    if not is_video and (problem := why_left_out(name)):
         return problem
     if is_encrypted(entry):
         return _ENCRYPTED
     if entry.compress_type not in _METHODS:
         return _METHOD
-    return _TOO_LARGE if entry.file_size > MOST_BYTES else ""
+    most = MOST_VIDEO_BYTES if is_video else MOST_BYTES
+    return _TOO_LARGE.format(megabytes(most)) if entry.file_size > most else ""
 
 
 @lru_cache(maxsize=4)
@@ -135,13 +146,9 @@ def _archive(archive: str, size: int, modified: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(archive)
 
 
-def _entry(image: ZipImage, archive: zipfile.ZipFile) -> bytes:
-    """Return the content of an entry, which has at most the size that the archive states."""
+def _entry(image: ZipImage, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """Return the entry of an image."""
     entries = archive.infolist()
     if image.position >= len(entries) or entries[image.position].filename != image.name:
         raise DataError(f"{image} is missing; the archive has changed; run the command again")
-    content = bytearray()
-    with archive.open(entries[image.position]) as file:
-        while piece := file.read(_PIECE):
-            content += piece
-    return bytes(content)
+    return entries[image.position]

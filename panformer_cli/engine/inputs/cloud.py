@@ -72,7 +72,7 @@ def images_at(uri: str) -> Iterator[FoundImage]:
     An address with the suffix of an image is not looked up, so that lists of a million are quick.
 
     Raises:
-        DataError: There is no such folder, or it cannot be listed.
+        DataError: The folder does not exist or cannot be listed.
     """
     name = PurePosixPath(uri).name
     if Path(name).suffix.lower() in IMAGE_SUFFIXES:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
-from panformer_cli.data.result_folders import IMAGE_FOLDERS, is_result_folder
+from panformer_cli.data.result_folders import IMAGE_FOLDERS, VIDEO_FOLDER, is_result_folder, is_result_video
+from panformer_cli.engine.inputs.videos import is_searched_video
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 
@@ -22,8 +23,8 @@ class LocalImage(NamedTuple):
 
     Attributes:
         path: The file. A text, since creating a path takes longer than everything else for a million files.
-        name: Its name relative to the folder; for a pattern, without folders.
-        problem: Why it is left out; "" for an image.
+        name: Its name relative to the folder; for a pattern, without folders, or relative to that of the list.
+        problem: Why it is left out; "" for an image or a video.
     """
 
     path: str
@@ -82,12 +83,14 @@ class Folders:
             is_hidden = name.startswith(".") or "/." in name
             yield from self._checked(results, parent, path, name, entry.problem or (HIDDEN if is_hidden else ""))
 
-    def matches(self, pattern: str) -> Iterator[LocalImage]:
-        """Yield the files that match a pattern, sorted."""
+    def matches(self, pattern: str, folder: Path | None = None) -> Iterator[LocalImage]:
+        """Yield the files that match a pattern, sorted, with names relative to a folder, that of a list, if any."""
         results = self._results(fixed_part(Path(pattern)))
         for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (absolute patterns)
             parent, name = os.path.split(match)
             if os.path.isfile(match) and not is_clutter(name):  # noqa: PTH113 (a text)
+                if folder is not None and Path(match).is_relative_to(folder):
+                    name = Path(match).relative_to(folder).as_posix()
                 yield from self._checked(results, parent, match, name, "")
 
     def _entries(self, folder: str) -> Iterator[_Entry]:
@@ -113,7 +116,7 @@ class Folders:
     def _results(self, base: Path) -> tuple[Path, ...]:
         """Return the folders whose files are skipped in an input: `out` or, if the input is in it, those of images."""
         if resolve_links(base).is_relative_to(self._out):
-            return tuple(self._out / folder for folder in IMAGE_FOLDERS)
+            return tuple(self._out / folder for folder in (*IMAGE_FOLDERS, VIDEO_FOLDER))
         return (self._out,)
 
     def _checked(
@@ -125,6 +128,9 @@ class Folders:
             return
         if not problem and (facts.has_results or (facts.is_below_page and is_image_of_page(Path(path).absolute()))):
             problem = RESULT
+        if not problem and is_searched_video(name):
+            yield LocalImage(path, name, RESULT if is_result_video(Path(path)) else "")
+            return
         if not problem and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122 (a text)
             problem = why_left_out(Path(name))
         yield LocalImage(path, name, problem)

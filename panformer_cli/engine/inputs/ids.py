@@ -17,11 +17,16 @@ from panformer_cli.wording import counted, listing
 ImageId = int | str
 
 
-def ids_of(paths: Sequence[Path], ids_from: Path | None) -> tuple[Sequence[ImageId], str]:
+def ids_of(paths: Sequence[Path], ids_from: Path | None, are_files: bool = True) -> tuple[Sequence[ImageId], str]:
     """Return the ids of images, and a note on the data set that they belong to, "" for none.
 
     The ids are those of `ids_from`; else those of the data set, if it lists all images; else the numbers in the file
     names, if all names are different numbers; else they count from 1.
+
+    Args:
+        paths: The images.
+        ids_from: JSON with the ids; None for none.
+        are_files: Whether the paths are on this computer, so that the data set can be beside them.
 
     Raises:
         DataError: `ids_from` is corrupt or does not list an image.
@@ -29,7 +34,7 @@ def ids_of(paths: Sequence[Path], ids_from: Path | None) -> tuple[Sequence[Image
     if ids_from is not None:
         return _ids_from(paths, ids_from), ""
     note = ""
-    if (annotation := _annotation_of(paths)) is not None:
+    if are_files and (annotation := _annotation_of(paths)) is not None:
         ids, problem = _ids_in(paths, annotation)
         if not problem:
             return ids, f"Image ids are those of {annotation}"

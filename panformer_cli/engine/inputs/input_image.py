@@ -10,9 +10,12 @@ from typing import Protocol
 from panformer_cli.data.images import decode_image, has_more_frames, read_bytes
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.inputs.ids import ImageId
+from panformer_cli.wording import shown
 
 MOST_BYTES = 2**29
 """Largest image file that is read from the web, from an archive or from standard input. Files have no limit."""
+MOST_VIDEO_BYTES = 2**32
+"""Largest video that is copied from the web or from an archive."""
 
 
 class ImageSource(Protocol):
@@ -79,7 +82,7 @@ class InputImage:
     file_name: str
 
     def __str__(self) -> str:
-        return str(self.source)
+        return shown(self.source)
 
     def read(self) -> ImageArray:
         """Return the image as (H, W, 3) uint8 RGB, with its EXIF orientation applied.

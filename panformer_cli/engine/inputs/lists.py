@@ -90,13 +90,18 @@ def is_text(data: bytes) -> bool:
 
 
 def _names(data: bytes, where: str) -> list[str]:
-    """Return the names in a text: separated by zero bytes if there are any, else one per line; empty ones are ignored.
+    """Return the names in a text: separated by zero bytes if there are any, else one per line.
+
+    Empty names, and lines that begin with `#`, are ignored.
 
     Raises:
         DataError: There are no names.
     """
     text = data.removeprefix(_MARKS)
-    lines = text.split(b"\0") if b"\0" in text else [line.strip(b"\r") for line in text.split(b"\n")]
+    if b"\0" in text:
+        lines = text.split(b"\0")
+    else:
+        lines = [line.strip(b"\r") for line in text.split(b"\n") if not line.startswith(b"#")]
     names = [os.fsdecode(line) for line in lines if line.strip()]
     if not names:
         raise DataError(f"{where} has no names; expected one image, folder, pattern or address per line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,5 +33,8 @@ def distinct_names(names: Iterable[str]) -> Iterator[str]:
 
 
 def _result_key(name: str) -> str:
-    """Return what two names share if their results would be the same file, also where capitals do not count."""
-    return splitext(name)[0].lower()
+    """Return what two names share if their results would be the same file on some system.
+
+    Capitals do not count on Windows and macOS, nor does the form of accents on macOS.
+    """
+    return unicodedata.normalize("NFC", splitext(name)[0]).lower()

@@ -13,7 +13,6 @@ from typing import Any
 
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.result_folders import is_result
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.inputs.find import InputImages
 from panformer_cli.engine.on_ray.actor import BlockActor, Job
@@ -73,7 +72,7 @@ def predict_on_ray(
     """
     check_installed()
     check_outputs(request.output.save)
-    checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
+    checkpoint = request.changes.read(request.checkpoint, reporter)
     request.output.selection(checkpoint.categories)  # reports unknown categories
     del checkpoint
     found = request.find()

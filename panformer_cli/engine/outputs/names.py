@@ -24,6 +24,8 @@ SUFFIXES = (".jpg", ".png", ".json", ".geojson", ".js")
 """Suffixes of result files."""
 
 _SEPARATOR = re.compile(r"[:\\]")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
+"""What Python makes of the bytes of a file name that are not UTF-8; no JSON and no other program can have it."""
 _RESULT_SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in SUFFIXES)})$", re.IGNORECASE)
 _LIKE_A_SEGMENT = re.compile(r"\d+(-.*)?\.\w+")
 _FOLDER = re.compile(r"[\w-]+")
@@ -39,14 +41,17 @@ def usable_name(name: Path) -> Path:
 
     `:` and `\\`, which separate drives and folders on some systems, become `_`. So does the dot of a folder, or of the
     rest of a file name without its suffix, where it looks like the suffix of a result: a result and a folder of results
-    must not have the same name. A very long name is cut.
+    must not have the same name. A byte that is not UTF-8 becomes `%` and its value, as in addresses. Long names are
+    cut.
 
     >>> usable_name(Path("a.jpg/b.png")).as_posix(), usable_name(Path("c:d.e.png")).as_posix()
     ('a_jpg/b.png', 'c_d.e.png')
     >>> usable_name(Path("3-dog.png.jpg")).as_posix()
     '3-dog_png.jpg'
+    >>> usable_name(Path("caf\\udce9.jpg")).as_posix()
+    'caf%E9.jpg'
     """
-    *folders, last = (_SEPARATOR.sub("_", part) for part in name.parts)
+    *folders, last = (_NOT_UTF8.sub(_percent, _SEPARATOR.sub("_", part)) for part in name.parts)
     stem, suffix = Path(last).stem, Path(last).suffix
     if _LIKE_A_SEGMENT.fullmatch(stem):
         stem = _RESULT_SUFFIX.sub(r"_\1", stem)
@@ -55,9 +60,19 @@ def usable_name(name: Path) -> Path:
     return Path(*(_cut(_RESULT_SUFFIX.sub(r"_\1", folder)) for folder in folders), _cut(stem) + suffix)
 
 
+def _percent(match: re.Match[str]) -> str:
+    """Return `%` and the value of a byte that is not UTF-8."""
+    return f"%{ord(match[0]) & 0xFF:02X}"
+
+
+def is_portable(name: str) -> bool:
+    """Return whether a name has none of the characters that `usable_name` replaces everywhere."""
+    return not (_SEPARATOR.search(name) or _NOT_UTF8.search(name))
+
+
 def _cut(name: str) -> str:
     """Return the beginning of a name if it is too long for a file system."""
-    encoded = name.encode(errors="surrogateescape")
+    encoded = name.encode()
     return name if len(encoded) <= _LONGEST_STEM else encoded[:_LONGEST_STEM].decode(errors="ignore")
 
 

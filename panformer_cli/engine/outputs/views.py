@@ -64,17 +64,6 @@ def segment_mask(panoptic: PanopticMap, segment: Segment) -> Mask:
     return np.asarray(panoptic.ids == segment.id)
 
 
-def boxed_mask(panoptic: PanopticMap, segment: Segment) -> Mask:
-    """Return the pixels of a segment in its box, (h, w) bool."""
-    return np.asarray(panoptic.ids[box_slices(segment)] == segment.id)
-
-
-def box_slices(segment: Segment) -> tuple[slice, slice]:
-    """Return the rows and columns of a segment's box, to index an image or a map."""
-    x, y, width, height = map(int, segment.bbox)
-    return slice(y, y + height), slice(x, x + width)
-
-
 def cut_out(image: ImageArray, panoptic: PanopticMap, segment: Segment) -> npt.NDArray[np.uint8]:
     """Return a segment on a transparent background, cropped to its box: (h, w, 4) uint8 RGBA, alpha not premultiplied.
 
@@ -87,9 +76,9 @@ def cut_out(image: ImageArray, panoptic: PanopticMap, segment: Segment) -> npt.N
         panoptic: Its segmentation.
         segment: One of its segments.
     """
-    mask = boxed_mask(panoptic, segment)
+    mask = panoptic.boxed_mask(segment)
     result = np.zeros((*mask.shape, 4), np.uint8)
-    result[mask, :3] = image[box_slices(segment)][mask]
+    result[mask, :3] = image[segment.box_slices][mask]
     result[mask, 3] = 255
     return result
 
@@ -101,9 +90,9 @@ def polygons(panoptic: PanopticMap, segment: Segment) -> list[Part]:
     that of the last one. The outlines follow the edges of the pixels, so by the even-odd rule they contain the centers
     of exactly the pixels of the segment (`prepare.export.outlines`).
     """
-    rows, columns = box_slices(segment)
+    rows, columns = segment.box_slices
     offset = np.array([columns.start, rows.start], np.float64)
-    parts = trace(boxed_mask(panoptic, segment))
+    parts = trace(panoptic.boxed_mask(segment))
     return [Part(part.outer + offset, tuple(hole + offset for hole in part.holes)) for part in parts]
 
 
@@ -113,8 +102,8 @@ def run_lengths(panoptic: PanopticMap, segment: Segment) -> dict[str, Any]:
     They are those of `pycocotools.mask.encode`, but the time depends on the segment's box and not on the image.
     """
     height, width = map(int, panoptic.ids.shape)
-    rows, columns = box_slices(segment)
-    by_column = np.pad(boxed_mask(panoptic, segment).T.astype(np.int8), ((0, 0), (1, 1)))
+    rows, columns = segment.box_slices
+    by_column = np.pad(panoptic.boxed_mask(segment).T.astype(np.int8), ((0, 0), (1, 1)))
     changes = np.diff(by_column, axis=1)  # (w, h + 1): 1 where a run starts, -1 after its end
     starts, ends = (
         (x + columns.start) * height + y + rows.start for x, y in (np.nonzero(changes == 1), np.nonzero(changes == -1))

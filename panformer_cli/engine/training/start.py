@@ -7,12 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.engine.checkpoints.checkpoint import check_family
 from panformer_cli.engine.checkpoints.run_checkpoints import checkpoint_to_resume
-from panformer_cli.engine.runs import RUNS, RunFolder, find_checkpoint, run_to_resume, runs_of
+from panformer_cli.engine.runs import (
+    RUNS,
+    RunFolder,
+    check_can_be_changed,
+    find_checkpoint,
+    published_weights_of,
+    run_to_resume,
+    runs_of,
+)
 from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.train import TrainOptions, with_absolute_root
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_checks import check_trainable
 from panformer_cli.recipe_io import find_recipe, load_recipe, override_recipe, recipe_differences
 from panformer_cli.reporting import Reporter, SilentReporter
 from panformer_cli.wording import listing
@@ -99,13 +109,20 @@ def _is_recipe(word: str) -> bool:
 
 
 def _requested(request: StartRequest) -> Recipe:
-    """Return the recipe that the command line names, with its overrides."""
+    """Return the recipe that the command line names, with its overrides. Its models can be trained."""
     assert request.recipe is not None, "checked before"
-    return with_absolute_root(load_recipe(request.recipe, request.overrides))
+    recipe = load_recipe(request.recipe, request.overrides)
+    check_trainable(recipe)
+    return with_absolute_root(recipe)
 
 
 def _new(recipe: Recipe, request: StartRequest, out: Path | None, reporter: Reporter) -> Start:
-    weights = None if request.init_from is None else find_checkpoint(request.init_from, reporter)
+    weights = None
+    if request.init_from is not None:
+        check_can_be_changed(request.init_from)
+        if published := published_weights_of(request.init_from):  # before they are downloaded
+            check_family(recipe, load_recipe(published.name), f"--init-from: {published.name}")
+        weights = find_checkpoint(request.init_from, reporter)
     return Start(recipe, TrainOptions(out, init_from=weights))
 
 

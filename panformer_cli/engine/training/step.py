@@ -17,7 +17,7 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.structures import Batch
-from panformer_cli.engine.checkpoints.random_state import random_state
+from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import autocast
@@ -120,6 +120,7 @@ class OptimizerStep:
         self.scaler = GradScaler(process.device.type, enabled=settings.precision == "fp16")
         self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
+        self._random = dict[str, Tensor]()  # before the first forward pass of the step
         self._losses_or_nan = _LossesOrNaN(model, process, settings.sync_batch_norm)
         self._parallel: nn.Module = self._losses_or_nan
         if process.world_size > 1:
@@ -135,9 +136,10 @@ class OptimizerStep:
         Raises:
             SharedOutOfMemoryError: There are several processes, and memory ran out in a forward pass of any of them.
         """
+        self._random = random_state(self._process.device)
         self._parallel.train()
         set_learning_rate(self.optimizer, factor)
-        counts, scale, random = self.count(batches), self._scale(), random_state(self._process.device)
+        counts, scale = self.count(batches), self._scale()
         losses = StepLosses([], math.nan)
         try:
             with self._statistics_restored_on_error():
@@ -149,7 +151,7 @@ class OptimizerStep:
                     raise self._bad_gradient(batches)
         except _SkipStep as error:
             self.optimizer.zero_grad()
-            inputs = StepInputs(batches, counts, scale, random, error.losses or losses.by_batch)
+            inputs = StepInputs(batches, counts, scale, self._random, error.losses or losses.by_batch)
             return StepResult([], torch.tensor(math.nan), skipped=error.skipped, inputs=inputs)
         with self.clock.part("optimizer"):
             self.scaler.step(self.optimizer)
@@ -157,7 +159,11 @@ class OptimizerStep:
         return StepResult(losses.by_batch, norm, losses.mean)
 
     def forget_failed_step(self) -> None:
-        """Delete gradients, and moments that exist for a parameter only in part, of a step that ran out of memory."""
+        """Undo what a step that ran out of memory has changed: random states, gradients, and moments.
+
+        Only moments that exist for a parameter in part are deleted.
+        """
+        set_random_state(self._random, self._process.device)
         self.optimizer.zero_grad()
         for parameter, state in list(self.optimizer.state.items()):
             if "exp_avg_sq" not in state:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, check_family, read_checkpoint
 from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
 from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
@@ -117,6 +117,7 @@ def _train(
         limit = TimeLimit(options.time_limit, spent=seconds_since_launch())
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
+        check_family(recipe, checkpoint.recipe, f"--init-from: {checkpoint.path}")
         check_backbone(recipe.model.backbone, checkpoint)
     if options.fit_memory is not None and not options.resume:
         recipe = fit_memory(recipe, options.fit_memory, process, reporter)
@@ -130,6 +131,7 @@ def _train(
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         _check_normalization(recipe.model, checkpoint is None, reporter)
+        _check_frozen_backbone(recipe, checkpoint is None, reporter)
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
         process.on_first(lambda: check_validation_images(trainer.validation.dataset, recipe.data, reporter))
     if options.profile:
@@ -154,6 +156,15 @@ def _check_normalization(model: ModelSettings, pretrained: bool, reporter: Repor
         reporter.warn(
             f"the weights of {model.backbone} were trained with another mean and standard deviation of the images; "
             "they are worth more with --set model.backbone_normalization=pretrained"
+        )
+
+
+def _check_frozen_backbone(recipe: Recipe, newly_initialized: bool, reporter: Reporter) -> None:
+    """Warn if the backbone stays at random weights."""
+    if newly_initialized and recipe.model.backbone_weights == "none" and "backbone" in recipe.train.freeze:
+        reporter.warn(
+            "train.freeze has backbone, whose weights are random and stay so; start from trained weights with "
+            "--init-from or --set model.backbone_weights=imagenet"
         )
 
 

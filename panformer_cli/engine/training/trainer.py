@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +15,6 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import TrainLoader, WorkerDiedError, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
-from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_space
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
@@ -42,7 +41,7 @@ from panformer_cli.engine.training.watching.profile import StepProfile
 from panformer_cli.engine.training.watching.train_log import TrainLog
 from panformer_cli.errors import NonFiniteError, PanformerError, WriteError
 from panformer_cli.models.base import PanopticModel
-from panformer_cli.models.build import build_model
+from panformer_cli.models.build import build_model, fetch_backbone_weights
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
@@ -122,6 +121,8 @@ class Trainer:
     def _built_model(self, pretrained: bool) -> PanopticModel:
         """Return the model on its device, the same on all ranks, with the parts as the settings want them."""
         recipe, process = self.recipe, self.process
+        if pretrained:
+            process.first_then_others(lambda: fetch_backbone_weights(recipe.model, self.reporter))
         torch.manual_seed(recipe.train.seed)
         model: PanopticModel = build_model(
             recipe.model, recipe.inference, self.categories, pretrained, process.sampling
@@ -161,7 +162,10 @@ class Trainer:
             if self.average is not None:
                 self.average.restart(self.model)
         if remaining := -(-(self.total_steps - self.progress.step) // self.loader.steps_per_epoch):
-            self.process.on_first(lambda: check_space(self._run, self.model, self.recipe, remaining, self.reporter))
+            size = self.process.world_size
+            self.process.on_first(
+                lambda: check_space(self._run, self.model, self.recipe, remaining, size, self.reporter)
+            )
         with (
             self._saved_on_error(stop),
             self.reporter.progress("Training", self.total_steps, self.progress.step) as bar,
@@ -210,9 +214,7 @@ class Trainer:
 
     def _fail(self, failure: Exception | None, stop: StopRequest) -> NoReturn:
         """Save, and raise the error of the first rank that failed, on every rank; all ranks call this."""
-        with suppress(NonFiniteError):  # the weights are of no use
-            self.checkpoints.save_last(self.progress, is_ending=True)
-        self._finish(stop)
+        self._save_after_error(stop)
         is_expected = failure is None or isinstance(failure, PanformerError)
         shared = failure if is_expected else PanformerError(f"{type(failure).__name__}: {failure}")
         error = next(error for error in self.process.gather(shared) if error is not None)
@@ -262,7 +264,8 @@ class Trainer:
         except Exception:
             if self.process.world_size == 1 and not self._in_step:
                 self._save_after_error(stop)
-            self.log.flush(is_ending=True)
+            else:
+                self.log.flush(is_ending=True)
             raise
 
     def _save_after_error(self, stop: StopRequest) -> None:
@@ -270,11 +273,12 @@ class Trainer:
         try:
             if self.checkpoints.saved_step != self.progress.step:
                 self.checkpoints.save_last(self.progress, is_ending=True)
-            self._finish(stop)
+            self.checkpoints.finish(self.progress, lambda: bool(stop))
         except NonFiniteError:  # the weights are of no use
             pass
         except WriteError as problem:
             self.reporter.warn(str(problem))
+        self.log.flush(is_ending=True)
 
     def _is_over(self) -> bool:
         """Return whether no step is left."""
@@ -328,13 +332,11 @@ class Trainer:
     def _taken(self, batches: list[Batch], factor: float, stop: StopRequest) -> StepResult:
         """Take an optimizer step and return what it reports; if memory runs out, save and raise an error."""
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
-        random = random_state(self.process.device)
         self._in_step = True
         try:
             with self.meter.computing(), profiled:
                 result = self.memory.take(batches, factor, self.progress.step < self.loader.steps_per_epoch)
         except (StepOutOfMemoryError, RankOutOfMemoryError) as error:
-            set_random_state(random, self.process.device)
             if isinstance(error, RankOutOfMemoryError):
                 self._fail_alone(error)
             self._fail(error, stop)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.combined.choose import predictor_of
 from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
@@ -18,11 +17,11 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import StopRequest, stop_on_signals
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inference_changes import InferenceChanges
+from panformer_cli.engine.inputs.video_sources import InputVideo, LocalVideo
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import behind
-from panformer_cli.engine.video.inputs import InputVideo
 from panformer_cli.engine.video.options import OVERLAY, PANOPTIC, USUAL, VideoOptions, check_outputs
 from panformer_cli.engine.video.reading import Frame, Video, open_video
 from panformer_cli.engine.video.results import (
@@ -34,13 +33,13 @@ from panformer_cli.engine.video.results import (
     replaced_together,
 )
 from panformer_cli.engine.video.tracking import Tracker
-from panformer_cli.engine.video.writing import Pace, VideoWriter, find_format
+from panformer_cli.engine.video.writing import LEAST_RATE, LONGEST_STILL, Pace, VideoWriter, find_format
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 from panformer_cli.storage.files import resolve_links, writing
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, shown
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,7 +133,7 @@ def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) 
         KeyboardInterrupt: A video was stopped; its files have the frames before.
     """
     check_outputs(request.output.save)
-    checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
+    checkpoint = request.changes.read(request.checkpoint, reporter)
     selection = request.output.selection(checkpoint.categories)
     paths = [VideoPaths(request.out / FOLDER / video.name) for video in request.videos]
     results: list[tuple[int, VideoSummary | None, str | None]] = []
@@ -171,7 +170,7 @@ def _begin(request: VideoRequest, paths: Sequence[VideoPaths], stack: ExitStack,
     """Check and lock the folder of results."""
     results = resolve_links(request.out / FOLDER)
     for video, path in zip(request.videos, paths, strict=True):
-        if isinstance(video.source, Path) and resolve_links(video.source).is_relative_to(results):
+        if isinstance(video.source, LocalVideo) and resolve_links(video.source.path).is_relative_to(results):
             raise PanformerError(
                 f"{video.source} is in {request.out / FOLDER}, where results are replaced; choose another folder with "
                 "--out"
@@ -213,10 +212,10 @@ class _Job:
             PanformerError: A file cannot be written.
             KeyboardInterrupt: It was stopped before the first frame.
         """
-        video = open_video(given.source)
         save = self._request.output.save
-        with replaced_together(paths) as folder:
-            writer, rate = None, max(video.rate / self._request.options.stride, 1.0)
+        with replaced_together(paths) as folder, given.source.opened(folder) as source:
+            video = open_video(source, str(given.source))
+            writer, rate = None, max(video.rate / self._request.options.stride, LEAST_RATE)
             if OVERLAY in save:
                 form = find_format(folder, video.size, rate)
                 writer = VideoWriter(folder / paths.overlay(form.suffix).name, form, video.size, rate)
@@ -233,7 +232,7 @@ class _Job:
         """Predict all frames and write them; return the time stamp of the last one, in seconds."""
         predicted = self._predictor.map(self._frames(video), _with_frame, self._request.batch_size)
         drawn = self._beside(self._tracked(predicted), self._draw)
-        pace, seconds = Pace(writer) if writer else None, 0.0
+        pace, seconds = Pace(writer, self._request.options.stride / video.rate) if writer else None, 0.0
         with self._progress(video) as progress:
             for frame, panoptic, overlay in drawn:
                 rows.add(frame, panoptic)
@@ -243,6 +242,11 @@ class _Job:
                 progress.advance(status=f"{seconds:.1f} s")
         if pace is not None:
             pace.end()
+            if pace.cut >= 1:
+                self._reporter.warn(
+                    f"{shown(video.name)}: its time stamps have gaps of more than {LONGEST_STILL:g} s; the video with "
+                    f"colors is {pace.cut:.0f} s shorter"
+                )
         return seconds
 
     def _frames(self, video: Video) -> Iterator[tuple[Frame, ImageArray]]:

@@ -84,13 +84,17 @@ class Video(ABC):
 class VideoFile(Video):
     """A video file, see `Video`.
 
+    Args:
+        path: The file.
+        name: Name in messages; None for the path.
+
     Raises:
         DataError: The file is missing, or no frame of it can be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self.name = str(path)
+        self.name = name or str(path)
         self._gap = (0.0, 0.0)  # the longest time without a frame: start and end
         self._last = 0.0
         self._other_size: tuple[int, int] | None = None
@@ -101,8 +105,8 @@ class VideoFile(Video):
             frames = _decoded(capture, 0, USUAL_RATE)
             if next(frames, None) is None:
                 raise DataError(
-                    f"{path}: no frame of this video can be decoded; expected a video such as MP4 or WebM; check the "
-                    "file, or convert it with `ffmpeg -i FILE new.mp4`"
+                    f"{self.name}: no frame of this video can be decoded; expected a video such as MP4 or WebM; check "
+                    "the file, or convert it with `ffmpeg -i FILE new.mp4`"
                 )
             image = _retrieved(capture)
             stamps = [_stamp(capture), *(_stamp(capture) for _ in islice(frames, PROBED))]
@@ -150,7 +154,7 @@ class Camera(Video):
     """A camera by its number, see `Video`. Time stamps count from the first frame.
 
     Raises:
-        DataError: There is no such camera, or it gives no image.
+        DataError: The camera does not exist or gives no image.
     """
 
     is_live = True
@@ -183,9 +187,9 @@ class Camera(Video):
                 self.decoded = number
 
 
-def open_video(source: Path | int) -> Video:
-    """Return a video file by its path, or a camera by its number; errors as `VideoFile` and `Camera`."""
-    return Camera(source) if isinstance(source, int) else VideoFile(source)
+def open_video(source: Path | int, name: str | None = None) -> Video:
+    """Return a video file by its path, or a camera by its number; arguments and errors as `VideoFile` and `Camera`."""
+    return Camera(source) if isinstance(source, int) else VideoFile(source, name)
 
 
 def usable_rate(stated: float, stamps: list[float]) -> float:

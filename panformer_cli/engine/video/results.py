@@ -15,19 +15,16 @@ from typing import Any, TextIO
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row
+from panformer_cli.data.result_folders import VIDEO_FOLDER, VIDEO_START, described_video
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.video.reading import Frame
 from panformer_cli.engine.video.writing import FORMATS
 from panformer_cli.errors import PanformerError
 from panformer_cli.storage.files import name_inside, temporary_path, temporary_paths, writing
 
-FOLDER = "videos"
+FOLDER = VIDEO_FOLDER
 """The folder in `OUT`."""
 _ROWS = ("images", "annotations")
-_START = '{"video": '
-"""How the JSON begins; the first line has the whole object."""
-_HEAD = 10_000
-"""Maximum number of characters of it that are read."""
 _TEMPORARY = re.compile(r"\.[0-9]+\.tmp$")
 _PNG = re.compile(r"[0-9]{6,}\.png")
 
@@ -116,7 +113,7 @@ class VideoJson:
         """
         parts = {key: self._folder / f"{key}.jsonl" for key in _ROWS}
         with writing(path), path.open("w", encoding="utf-8") as file:
-            file.write(_START + json.dumps(video))
+            file.write(VIDEO_START + json.dumps(video))
             for key, part in parts.items():
                 file.write(f', "{key}": [')
                 with part.open(encoding="utf-8") as rows:
@@ -134,7 +131,7 @@ def check_is_free(out: Path, paths: VideoPaths) -> None:
     for path in (paths.json, paths.pngs / "000000.png"):
         name_inside(out, path.relative_to(out).as_posix(), "the list of videos")
     earlier = _earlier(paths)
-    for path in [*paths.files, *([] if earlier else [paths.pngs])]:
+    for path in [*paths.files, *([] if earlier else _pngs_in_the_way(paths))]:
         if path not in earlier and os.path.lexists(path):
             raise PanformerError(
                 f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
@@ -142,8 +139,24 @@ def check_is_free(out: Path, paths: VideoPaths) -> None:
             )
 
 
+def _pngs_in_the_way(paths: VideoPaths) -> list[Path]:
+    """Return the folder of PNGs if it has some, or is no folder. It can have the results of other videos."""
+    if not paths.pngs.is_dir() or paths.pngs.is_symlink() or any(map(_is_png, paths.pngs.iterdir())):
+        return [paths.pngs]
+    return []
+
+
+def _is_png(path: Path) -> bool:
+    return _PNG.fullmatch(path.name) is not None
+
+
 def remove_abandoned(paths: VideoPaths) -> None:
-    """Delete the temporary folders of killed processes; no process may be writing these results."""
+    """Delete what killed processes left behind; no process may be writing these results.
+
+    A process that was killed while it moved the files, the JSON last, has moved some of them.
+    """
+    if not os.path.lexists(paths.json) and _earlier(paths):
+        _remove(paths)
     for folder in temporary_paths(paths.base):
         if _TEMPORARY.search(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
@@ -183,20 +196,21 @@ def _remove(paths: VideoPaths) -> None:
         path.unlink(missing_ok=True)
     if paths.pngs.is_dir():
         for png in paths.pngs.iterdir():
-            if _PNG.fullmatch(png.name):
+            if _is_png(png):
                 png.unlink()
         with suppress(OSError):  # it has other files
             paths.pngs.rmdir()
 
 
 def _earlier(paths: VideoPaths) -> list[Path]:
-    """Return the files of an earlier call besides the PNGs: the JSON, by its first key, and the video that it names."""
-    try:
-        with paths.json.open(encoding="utf-8") as file:
-            first = file.readline(_HEAD)
-        video, _ = json.JSONDecoder().raw_decode(first.removeprefix(_START))
-    except (OSError, ValueError):
-        return []
-    if not (first.startswith(_START) and isinstance(video, dict) and "tracks" in video):
-        return []
-    return [path for path in paths.files if path.name in (paths.json.name, video.get("overlay"))]
+    """Return the files of an earlier call besides the PNGs: the JSON, by its first key, and the video that it names.
+
+    The JSON of a process that was killed can still be in its temporary folder.
+    """
+    own = (
+        [paths.json]
+        if os.path.lexists(paths.json)
+        else [folder / paths.json.name for folder in temporary_paths(paths.base)]
+    )
+    names = {video.get("overlay") for path in own if (video := described_video(path)) is not None}
+    return [path for path in paths.files if path.name in {paths.json.name, *names}] if names else []

@@ -212,9 +212,9 @@ class _Seen:
 
     def patch(self, position: int) -> _Patch:
         """Return the mask of a thing."""
-        left, top, width, height = (int(side) for side in self.segments[position].bbox)
-        window = self._index[top : top + height, left : left + width]
-        return _Patch(window == 1 + position, np.array([top, left], np.float64))
+        rows, columns = self.segments[position].box_slices
+        mask = self._index[rows, columns] == 1 + position
+        return _Patch(mask, np.array([rows.start, columns.start], np.float64))
 
     def pixels_below(self, patch: _Patch) -> Floats:
         """Return the pixels of a mask on none of the things and on each of them, (1 + N,); outside the frame none."""

@@ -21,6 +21,10 @@ from panformer_cli.wording import counted, listing
 
 TRIED = 3
 """Frames with which a format is tried."""
+LEAST_RATE = 1.0
+"""Frames per second: OpenCV loses all frames of some WebM files with a lower rate. Frames are repeated instead."""
+LONGEST_STILL = 10.0
+"""Seconds for which a frame is shown at most: a longer gap is a wrong time stamp of a damaged video, or a pause."""
 
 
 @dataclass(frozen=True)
@@ -162,14 +166,21 @@ class Pace:
     """Shows each frame in a video of constant rate until the time of the next one.
 
     If the frames have that rate, every one is written once. Otherwise, frames are repeated or left out, so that the
-    video is as long as its source.
+    video is as long as its source, without what gaps have above `LONGEST_STILL`.
 
     Args:
         writer: Writes the frames.
+        interval: Usual number of seconds between two frames.
+
+    Attributes:
+        cut: Seconds of gaps that the video does not have.
     """
 
-    def __init__(self, writer: VideoWriter) -> None:
+    def __init__(self, writer: VideoWriter, interval: float) -> None:
+        self.cut = 0.0
+        self._longest = max(LONGEST_STILL, 2 * interval)
         self._writer = writer
+        self._last = 0.0
         self._shown: ImageArray | None = None
         self._start = 0.0
 
@@ -178,9 +189,12 @@ class Pace:
         if self._shown is None:
             self._start = seconds
         else:
+            excess = max(seconds - self._last - self._longest, 0.0)
+            self.cut += excess
+            self._start += excess
             due = round((seconds - self._start) * self._writer.rate)
             self._writer.write(self._shown, max(due - self._writer.frames, 0))
-        self._shown = image
+        self._shown, self._last = image, seconds
 
     def end(self) -> None:
         """Write the last frame."""

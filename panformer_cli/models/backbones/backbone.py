@@ -9,20 +9,22 @@ from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)
 """Strides of C3, C4 and C5, in pixels."""
+FINE_STRIDES = (4, *STRIDES)
+"""Strides of C2 to C5, in pixels."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Backbone(nn.Module, ABC):
-    """From images to three feature maps, C3, C4 and C5 (docs/model.md, "Backbones"). See `build.build_backbone`.
+    """From images to feature maps: C3, C4 and C5 (docs/model.md, "Backbones"), or C2 to C5. See `build.build_backbone`.
 
     Attributes:
         name: value of `model.backbone` in a recipe.
-        channels: numbers of channels of C3, C4 and C5.
-        strides: strides of C3, C4 and C5, in pixels.
+        channels: numbers of channels of the feature maps.
+        strides: strides of the feature maps, in pixels.
         body: the part that ImageNet weights can initialize. Its tensors have the names of timm's feature extractor.
     """
 
-    strides = STRIDES
+    strides: tuple[int, ...] = STRIDES
 
     def __init__(self, name: str, body: nn.Module, channels: list[int]) -> None:
         super().__init__()
@@ -33,7 +35,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return C3, C4 and C5, each (B, channels, ceil(H / stride), ceil(W / stride)).
+        """Return the feature maps, finest first, each (B, channels, ceil(H / stride), ceil(W / stride)).
 
         Args:
             images: (B, 3, H, W) float, normalized.

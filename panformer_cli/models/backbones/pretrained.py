@@ -1,4 +1,4 @@
-"""ImageNet weights for backbones: downloaded by timm, or loaded from a file with any of three naming schemes."""
+"""Pretrained weights for backbones: those of timm, or loaded from a file with any of three naming schemes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.backbone import Backbone
-from panformer_cli.models.backbones.known import BACKBONES, TIMM
 from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
 from panformer_cli.models.backbones.timm_import import timm
+from panformer_cli.models.backbones.timm_weights import (
+    ALTERNATIVES,
+    cached_file,
+    is_one_file,
+    pretrained_name,
+    weights_file,
+)
 from panformer_cli.storage.tensor_files import read_state
 from panformer_cli.wording import counted, listing
 
@@ -27,12 +33,12 @@ _FROM_REFERENCE = {is_swin: Renaming(backbone_pairs(is_swin)) for is_swin in (Fa
 
 
 def load_backbone_weights(backbone: Backbone, source: str) -> None:
-    """Load ImageNet weights into the backbone.
+    """Load pretrained weights into the backbone.
 
     Args:
-        source: `imagenet` (downloaded and cached by timm), `none` (nothing is loaded), or the path of a file that
-            `read_state` reads. The file must have the same architecture and the tensor names of torchvision, of timm,
-            or of the reference implementations of PVTv2 (`pvt_v2_b5_22k.pth`) and Swin
+        source: `imagenet` (those of timm, which `fetch_weights` has downloaded), `none` (nothing is loaded), or the
+            path of a file that `read_state` reads. The file must have the same architecture and the tensor names of
+            torchvision, of timm, or of the reference implementations of PVTv2 (`pvt_v2_b5_22k.pth`) and Swin
             (`swin_large_patch4_window7_224_22k.pth`).
 
     Raises:
@@ -40,7 +46,7 @@ def load_backbone_weights(backbone: Backbone, source: str) -> None:
     """
     if source == "none":
         return
-    state = _imagenet_state(backbone.name) if source == "imagenet" else read_state(Path(source))
+    state = _pretrained_state(backbone.name) if source == "imagenet" else read_state(Path(source))
     own = backbone.body.state_dict()
     state = in_our_names(state, own)
     problem = _misfit(own, state)
@@ -110,22 +116,37 @@ def _part(name: str) -> str:
     return name.removeprefix(WRAPPED).partition(".")[0]
 
 
-def _imagenet_state(name: str) -> dict[str, Tensor]:
-    pretrained = BACKBONES[name].pretrained if name in BACKBONES else name.removeprefix(TIMM)
-    if not timm.is_model_pretrained(pretrained):
-        raise CheckpointError(
-            f"timm has no pretrained weights for {pretrained}: use a local file with "
-            "--set model.backbone_weights=FILE, or start from random weights with --set model.backbone_weights=none"
-        )
+def _pretrained_state(backbone: str) -> dict[str, Tensor]:
+    """Return the tensors of timm's pretrained weights, with the names of the complete model."""
+    pretrained = pretrained_name(backbone)
+    if not is_one_file(pretrained):
+        return _downloaded_by_timm(pretrained)
+    path = cached_file(pretrained)
+    if path is None:
+        raise CheckpointError(f"the weights {pretrained} are not at {weights_file(pretrained)}: {ALTERNATIVES}")
+    again = "delete the file to download it again"
+    try:
+        stored = read_state(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or {again}") from error
+    try:
+        model = timm.create_model(pretrained, pretrained=True, pretrained_cfg_overlay={"state_dict": stored})
+    except Exception as error:  # each of timm's models raises its own
+        raise CheckpointError(f"weights {path}: the file does not have the weights {pretrained}; {again}") from error
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def _downloaded_by_timm(pretrained: str) -> dict[str, Tensor]:
+    """Return weights of other owners on the hub, whose files have various names; timm finds and caches them."""
     # The hub reports every retry. One message at the end is enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         model = timm.create_model(pretrained, pretrained=True)
     except Exception as error:  # timm, huggingface_hub and the network raise many types
         raise CheckpointError(
-            f"ImageNet weights {pretrained} could not be downloaded ({type(error).__name__}): connect to the "
-            "internet, or use a local file with --set model.backbone_weights=FILE, or start from random weights with "
-            "--set model.backbone_weights=none"
+            f"pretrained weights {pretrained} could not be downloaded ({type(error).__name__}): connect to the "
+            f"internet, or {ALTERNATIVES}"
         ) from error
     state: dict[str, Tensor] = model.state_dict()
     return state

@@ -10,6 +10,7 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.feature_layout import FeatureLayout
 from panformer_cli.models.backbones.padding import ceil_div, pad_or_crop
+from panformer_cli.models.backbones.same_padding import use_traceable_padding
 from panformer_cli.models.backbones.timm_import import timm
 
 
@@ -28,6 +29,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, architecture: str, layout: FeatureLayout, drop_path: float) -> None:
         body = _features(name, architecture, layout, drop_path)
+        use_traceable_padding(body)
         super().__init__(name, body, body.feature_info.channels())
         self.architecture = architecture
         self.layout = layout

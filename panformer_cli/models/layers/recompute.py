@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from panformer_cli.models.layers.dropout import DropoutTape, has_random_dropout
 
 
 def recompute_in_backward(modules: Iterable[nn.Module]) -> None:
@@ -34,13 +36,37 @@ class _Recomputed:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.forward(*arguments, **named)
-        options: dict[str, Any] = {"context_fn": self._contexts} if _counting_norms(self.module) else {}
+        options: dict[str, Any] = {}
+        if not torch.compiler.is_compiling() and has_random_dropout(self.module):
+            options = {"context_fn": self._contexts_with_tape}
+        elif _counting_norms(self.module):
+            options = {"context_fn": self._contexts}
         # Re-entrant checkpointing would fail under DDP, and frozen inputs would stop all gradients.
         return checkpoint(self.forward, *arguments, use_reentrant=False, preserve_rng_state=True, **options, **named)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Return the contexts of the first run and of the second one."""
         return nullcontext(), _statistics_kept(self.module)
+
+    def _contexts_with_tape(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return the same, without random numbers in the second run."""
+        tape = DropoutTape()
+        return tape.recorded(), _Again(self.module, tape)
+
+
+class _Again(AbstractContextManager[None]):
+    """The context of the second run of a module; a second backward pass enters it again."""
+
+    def __init__(self, module: nn.Module, tape: DropoutTape) -> None:
+        self._module, self._tape = module, tape
+        self._open = ExitStack()
+
+    def __enter__(self) -> None:
+        self._open.enter_context(self._tape.replayed())
+        self._open.enter_context(_statistics_kept(self._module))
+
+    def __exit__(self, *details: Any) -> None:
+        self._open.__exit__(*details)
 
 
 def _counting_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

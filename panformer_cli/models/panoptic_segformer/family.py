@@ -23,6 +23,7 @@ class PanopticSegFormerFamily:
     model_settings = PanopticSegFormerSettings
     inference_settings = MergingSettings
     published = PUBLISHED
+    trainable = True
 
     def build(
         self,

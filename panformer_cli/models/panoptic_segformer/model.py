@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Batch
+from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup, split_parameters
 from panformer_cli.models.layers.autocast import cast_for_autocast
@@ -162,6 +163,12 @@ class PanopticSegFormer(PanopticModel):
 
     def use_mask_layers(self, layers: int) -> None:
         """Shorten both mask decoders; see `PanopticModel.use_mask_layers`. The tail is the last layer."""
+        most = max(len(decoder.layers()) for decoder in (self.thing_mask_decoder, self.stuff_mask_decoder))
+        if layers > most:
+            raise PanformerError(
+                f"--mask-layers is {layers}, but the mask decoders of this model have at most {most} layers; expected "
+                f"1 to {most}"
+            )
         self.thing_mask_decoder.exit_early(layers, with_queries=False)
         self.stuff_mask_decoder.exit_early(layers, with_queries=True)
         self.stuff_queries.class_branches = self.stuff_queries.class_branches[:layers]

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from panformer_cli.data.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
-from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.prepare.source import (
     LabeledMap,
     SourceImage,

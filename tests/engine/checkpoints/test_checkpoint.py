@@ -241,7 +241,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 def test_tensors_of_another_program_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="is not a checkpoint of Panoptic SegFormer: its tensors"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of Panoptic SegFormer or K-Net: its tensors"):
         read_checkpoint(path)
 
 

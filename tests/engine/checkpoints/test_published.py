@@ -22,9 +22,9 @@ from panformer_cli.engine.checkpoints.published import (
     published_at,
 )
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.models.published import weights_folder
 from panformer_cli.recipe_io import built_in_recipes
 from panformer_cli.storage.download import DownloadError
+from panformer_cli.storage.files import weights_folder
 from panformer_cli.storage.partial_file import PartialFile
 from tests.conftest import REPOSITORY
 from tests.engine.small import StopAfter
@@ -56,12 +56,45 @@ def fetch() -> StopAfter:
 
 def test_published_weights_are_those_of_the_model_page() -> None:
     page = (REPOSITORY / "docs" / "model.md").read_text(encoding="utf-8")
-    assert list(PUBLISHED) == ["r50_1x", "r50", "r101", "pvtv2b5", "swinl"]
-    for name, row in PUBLISHED.items():
+    names = ["r50_1x", "r50", "r101", "pvtv2b5", "swinl"]
+    assert [*PUBLISHED][: len(names)] == names
+    for name, row in [*PUBLISHED.items()][: len(names)]:
         [line] = re.findall(rf"^\| `{name}` \| .*$", page, re.MULTILINE)
         assert f"| {row.pq} | {row.pq_things} | {row.pq_stuff} |" in line
         assert row.backbone in line
         assert f"`{row.file.removeprefix('panoptic_segformer_').removesuffix('.pth')}`" in page
+
+
+def test_published_weights_of_k_net_are_those_of_its_page() -> None:
+    page = (REPOSITORY / "docs" / "knet.md").read_text(encoding="utf-8")
+    found = {name: row for name, row in PUBLISHED.items() if "knet" in name}
+    pq = {"knet_r50_1x": 44.3, "knet_r50": 47.1, "knet_r101": 48.4, "knet_swinl": 54.6}
+    assert {name: row.pq for name, row in found.items()} == pq
+    for name, row in found.items():
+        [line] = re.findall(rf"^\| `{name}` \| .*$", page, re.MULTILINE)
+        assert f"| {row.pq} |" in line
+        assert row.backbone in line
+        assert f"`{row.file}`" in page
+        checkpoint = re.sub(r"_\d{8}_\d{6}-[0-9a-f]{8}\.pth$", "", row.file)
+        assert (
+            f"{row.folder}/{row.file}"
+            == f"https://download.openmmlab.com/mim-example/knet/det/knet/{checkpoint}/{row.file}"
+        )
+        assert row.sha256 == row.file[-12:-4]
+        assert (row.pq_things, row.pq_stuff, row.size) == (None, None, None)
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_a_file_with_another_hash_than_in_its_name_is_refused(digits: int, server: FileServer, home: Path) -> None:
+    actual = sha256(server.content)
+    right = replace(PUBLISHED["knet_r50"], sha256=actual[:digits])
+    assert fetch_published(right, StopAfter()) == home / "weights" / right.file
+    other = "0" * digits
+    expected = other if digits == 64 else f"one that starts with {other}"
+    for weights in (replace(right, sha256=other), replace(right, file="new.pth", sha256=other)):
+        with pytest.raises(PanformerError, match=f"has the SHA-256 {actual}, expected {expected}; "):
+            fetch_published(weights, StopAfter())
+    assert not (home / "weights" / "new.pth").exists()
 
 
 def test_every_name_is_a_recipe() -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from panformer_cli.data.images import read_image
-from panformer_cli.data.structures import PanopticMap
+from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.data.transforms import prepare_image
 from panformer_cli.engine.combined.grid import Axis, Grid, Rectangle
-from panformer_cli.engine.combined.options import InferenceOptions
+from panformer_cli.engine.combined.options import InferenceOptions, parse_views
 from panformer_cli.engine.combined.pieces import Piece, Region
 from panformer_cli.engine.combined.things import resized, with_large_things
 from panformer_cli.engine.combined.tiles import TiledPrediction, TiledPredictor
+from panformer_cli.engine.inference import Predictor
 from panformer_cli.models.candidates import MaskPrediction
 from tests.engine.combined.stub import CAT, DOG, SEA, SKY, Painted, named, paint, stub_predictor
 
@@ -298,3 +301,21 @@ def test_map_and_call_agree() -> None:
     assert mapped[0] == "a"
     assert (mapped[1] == predictor(image).panoptic.ids).all()
     assert (predictor.predict_all([image])[0].panoptic.ids == mapped[1]).all()
+
+
+def test_the_views_of_the_whole_image_are_made_from_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An enlarged view of an image that was reduced before would have lost its details."""
+    image = paint((160, 200), (RED_CAT, (20, 20, 140, 180)))
+    options = InferenceOptions(tile=64, tile_overlap=16, tile_whole_image=True, views=parse_views("1.25"))
+    predictor, _ = stub_predictor(PAINTED, options, side=64)
+    seen: list[tuple[int, ...]] = []
+    prepare = Predictor.prepare
+
+    def watched(own: Predictor, images: Sequence[ImageArray]) -> tuple[Tensor, Tensor]:
+        seen.append(images[0].shape)
+        return prepare(own, images)
+
+    monkeypatch.setattr(Predictor, "prepare", watched)
+    found = predictor(image).panoptic
+    assert seen[-2:] == [image.shape] * 2
+    assert [name for name, _, _ in named(found)] == ["cat"]

@@ -18,7 +18,7 @@ from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
-from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model, finds_no_things
 from panformer_cli.engine.inference import Key, Predictor
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
@@ -237,3 +237,14 @@ def test_images_that_differ_only_in_suffix_have_separate_pngs(tmp_path: Path) ->
     pngs = [row["file_name"] for row in written["annotations"]]
     assert len(set(pngs)) == 2
     assert all((out / "panoptic" / name).is_file() for name in pngs)
+
+
+def test_an_evaluation_without_predicted_things_is_recognized() -> None:
+    def metrics(**of_thing: int) -> dict[str, Any]:
+        stuff = {"is_thing": False, "tp": 3, "fp": 0, "fn": 0}
+        return {"panoptic": {"per_class": {"1": {"is_thing": True, **of_thing}, "2": stuff}}}
+
+    assert finds_no_things(metrics(tp=0, fp=0, fn=2))
+    assert not finds_no_things(metrics(tp=0, fp=1, fn=2))
+    assert not finds_no_things(metrics(tp=1, fp=0, fn=2))
+    assert not finds_no_things(metrics(tp=0, fp=0, fn=0))

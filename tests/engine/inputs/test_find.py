@@ -43,7 +43,8 @@ def test_files_left_out_are_counted_by_reason(tmp_path: Path) -> None:
     assert found(tmp_path) == (
         ["a.JPG"],
         [
-            "7 files left out: 2 .txt (not images), 2 hidden, 1 .heic (needs pillow-heif), 1 .mp4 (not an image), "
+            "7 files left out: 2 .txt (not images), 2 hidden, 1 .heic (needs pillow-heif), "
+            "1 video (an image is expected here), "
             "1 without a suffix (not an image)"
         ],
     )

@@ -158,7 +158,7 @@ def test_a_list_is_relative_to_its_file(tmp_path: Path, monkeypatch: pytest.Monk
     lines = ["a.png", "", "./sub/b c.png\r", f"{tmp_path}/other/d.png", "../other/d.png", "more/e*", "z.zip", "no.png"]
     Path("set/list.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
     found = find("set/list.txt")
-    assert [image.name for image in found.images] == ["a.png", "sub/b c.png", "d.png", "e.png", "g.png", "no.png"]
+    assert [image.name for image in found.images] == ["a.png", "sub/b c.png", "d.png", "more/e.png", "g.png", "no.png"]
     with pytest.raises(DataError, match=r"the image set/no\.png is missing"):
         found.images[-1].read()
 

@@ -14,7 +14,6 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.engine.outputs.views import (
     SEMANTIC_VOID,
-    boxed_mask,
     cut_out,
     feature_collection,
     image_record,
@@ -83,7 +82,7 @@ def test_values_above_16_bits_are_an_error_and_not_a_wrap() -> None:
 
 def test_masks_of_a_segment() -> None:
     for segment in SEGMENTS:
-        mask, boxed = segment_mask(MAP, segment), boxed_mask(MAP, segment)
+        mask, boxed = segment_mask(MAP, segment), MAP.boxed_mask(segment)
         x, y, width, height = map(int, segment.bbox)
         assert mask.dtype == boxed.dtype == np.bool_ and mask.sum() == boxed.sum() == segment.area
         assert np.array_equal(mask[y : y + height, x : x + width], boxed)

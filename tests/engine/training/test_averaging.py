@@ -32,14 +32,9 @@ from panformer_cli.models.build import build_model
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
 from tests.engine.ranks import in_processes
-from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe, small_scenes
+from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe
 from tests.engine.training.test_train import interrupt
 from tests.engine.training.toy import ToyModel, toy_batch, toy_model, use_toy_runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_scenes(tmp_path_factory.mktemp("averaging") / "scenes", 8, 1)
 
 
 def entries(path: Path) -> dict[str, Tensor]:
@@ -84,7 +79,7 @@ SETTINGS = ("train.ema_decay=0.9", "train.lr=0.05", "train.images_per_forward=2"
 
 
 def test_both_weights_are_saved_and_the_averaged_ones_are_evaluated(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated: list[dict[str, Tensor]] = []
 
@@ -95,7 +90,7 @@ def test_both_weights_are_saved_and_the_averaged_ones_are_evaluated(
 
     use_toy_runs(monkeypatch, evaluate)
     run = train(
-        small_recipe(data, *SETTINGS, "train.epochs=3"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter()
+        small_recipe(scenes, *SETTINGS, "train.epochs=3"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter()
     )
     last = run.run.last
     raw, averaged = read_tensors(last, MODEL), read_tensors(last, AVERAGED)
@@ -113,10 +108,10 @@ def test_both_weights_are_saved_and_the_averaged_ones_are_evaluated(
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_a_resumed_run_has_the_average_of_an_undisturbed_one(
-    stop: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_toy_runs(monkeypatch)
-    recipe = small_recipe(data, *SETTINGS, "train.epochs=3")
+    recipe = small_recipe(scenes, *SETTINGS, "train.epochs=3")
     whole = train(recipe, TrainOptions(tmp_path / "whole"), ALONE, SilentReporter()).run
     run = RunFolder(tmp_path / "run")
     assert not train(recipe, TrainOptions(run.path), ALONE, StopAfter(stop, interrupt)).ended
@@ -126,10 +121,10 @@ def test_a_resumed_run_has_the_average_of_an_undisturbed_one(
     assert_equal(entries(whole.best), entries(run.best))
 
 
-def test_averaging_changes_no_weights(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_averaging_changes_no_weights(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_toy_runs(monkeypatch)
     runs = [
-        train(small_recipe(data, *SETTINGS[1:], *more), TrainOptions(tmp_path / name), ALONE, SilentReporter()).run
+        train(small_recipe(scenes, *SETTINGS[1:], *more), TrainOptions(tmp_path / name), ALONE, SilentReporter()).run
         for name, more in (("with", SETTINGS[:1]), ("without", ()))
     ]
     assert_equal(read_tensors(runs[0].last, MODEL), read_tensors(runs[1].last, MODEL))
@@ -138,18 +133,18 @@ def test_averaging_changes_no_weights(data: Path, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_an_average_can_start_and_end_with_a_resume(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_toy_runs(monkeypatch)
     run = RunFolder(tmp_path / "run")
-    without = small_recipe(data, *SETTINGS[1:], "train.epochs=1")
+    without = small_recipe(scenes, *SETTINGS[1:], "train.epochs=1")
     train(without, TrainOptions(run.path), ALONE, SilentReporter())
     reporter = StopAfter()
-    train(small_recipe(data, *SETTINGS, "train.epochs=2"), TrainOptions(run.path, resume=True), ALONE, reporter)
+    train(small_recipe(scenes, *SETTINGS, "train.epochs=2"), TrainOptions(run.path, resume=True), ALONE, reporter)
     assert "train.ema_decay: the average starts with the weights of the checkpoint" in reporter.messages
     assert read_tensors(run.last, AVERAGED)
     train(
-        small_recipe(data, *SETTINGS[1:], "train.epochs=3"),
+        small_recipe(scenes, *SETTINGS[1:], "train.epochs=3"),
         TrainOptions(run.path, resume=True),
         ALONE,
         SilentReporter(),
@@ -159,7 +154,7 @@ def test_an_average_can_start_and_end_with_a_resume(
 
 @pytest.mark.parametrize("together", [1, 2, 4])
 def test_there_is_one_update_for_each_step_that_was_taken(
-    together: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    together: int, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 2 of 4 is skipped; the batch of 4 images is divided into several forward passes."""
     use_toy_runs(monkeypatch)
@@ -177,7 +172,7 @@ def test_there_is_one_update_for_each_step_that_was_taken(
 
     monkeypatch.setattr(ModelEmaV3, "update", counted)
     monkeypatch.setattr(OptimizerStep, "take", second_is_bad)
-    recipe = small_recipe(data, SETTINGS[0], f"train.images_per_forward={together}", "train.epochs=2")
+    recipe = small_recipe(scenes, SETTINGS[0], f"train.images_per_forward={together}", "train.epochs=2")
     if together == 1:
         monkeypatch.setattr(
             ToyModel, "train", lambda self, mode=True: torch.nn.Module.train(self, False)
@@ -187,8 +182,8 @@ def test_there_is_one_update_for_each_step_that_was_taken(
 
 
 @pytest.mark.slow
-def test_other_thresholds_keep_both_weights(data: Path, tmp_path: Path) -> None:
-    recipe, categories = small_recipe(data), categories_of(data)
+def test_other_thresholds_keep_both_weights(scenes: Path, tmp_path: Path) -> None:
+    recipe, categories = small_recipe(scenes), categories_of(scenes)
     model = build_model(recipe.model, recipe.inference, categories)
     averaged = {name: value * 2 for name, value in model.state_dict().items()}
     state = TrainingState({"a.exp_avg": torch.ones(1)}, averaged=averaged)
@@ -199,12 +194,12 @@ def test_other_thresholds_keep_both_weights(data: Path, tmp_path: Path) -> None:
     assert_equal(read_weights(read_checkpoint(out)), averaged)
 
 
-def averages_of_a_rank(process: Process, data: Path, out: Path) -> dict[str, list[dict[str, Tensor]]]:
+def averages_of_a_rank(process: Process, scenes: Path, out: Path) -> dict[str, list[dict[str, Tensor]]]:
     """Train twice, saving after each step and only at the end; return the averages that were evaluated."""
     evaluated: dict[str, list[dict[str, Tensor]]] = {"often": [], "once": []}
     for name, minutes in (("often", 1e-9), ("once", 1e6)):
         settings = ("train.epochs=2", "train.evaluate_every=2", f"train.save_minutes={minutes}")
-        recipe = small_recipe(data, *SETTINGS, *settings)
+        recipe = small_recipe(scenes, *SETTINGS, *settings)
         with pytest.MonkeyPatch.context() as patch:
 
             def evaluate(model: ToyModel, name: str = name) -> float:
@@ -217,8 +212,8 @@ def averages_of_a_rank(process: Process, data: Path, out: Path) -> dict[str, lis
 
 
 @pytest.mark.slow
-def test_all_ranks_evaluate_the_average_that_is_saved(data: Path, tmp_path: Path) -> None:
-    first, second = in_processes(2, averages_of_a_rank, data, tmp_path)
+def test_all_ranks_evaluate_the_average_that_is_saved(scenes: Path, tmp_path: Path) -> None:
+    first, second = in_processes(2, averages_of_a_rank, scenes, tmp_path)
     for name in ("often", "once"):
         assert len(first[name]) == len(second[name]) == 1
         assert_equal(first[name][0], second[name][0])

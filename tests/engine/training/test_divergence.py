@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from panformer_cli.errors import NonFiniteError, PanformerError, RecipeError
 from panformer_cli.models.base import LossCounts
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
-from tests.engine.small import ALONE, StopAfter, small_recipe, small_scenes
+from tests.engine.small import ALONE, StopAfter, small_recipe
 from tests.engine.training.toy import use_toy_runs
 
 
@@ -109,12 +110,6 @@ def test_the_settings_are_checked() -> None:
         TrainSettings(max_bad_steps=0)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training images, two steps an epoch, and one validation image."""
-    return small_scenes(tmp_path_factory.mktemp("divergence") / "scenes", 8, 1)
-
-
 Bad = Callable[[int, OptimizerStep], str]
 
 
@@ -159,16 +154,16 @@ def rows(run: RunFolder, kind: str) -> list[dict[str, object]]:
 
 
 def test_skipped_steps_are_counted_and_logged_with_their_images(
-    data: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
+    scenes: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
 ) -> None:
     faked(lambda call, _: "loss" if call in (2, 3) else "")
     reporter = Statuses()
-    recipe = small_recipe(data, "train.max_steps=4", "train.max_bad_steps=3", "train.evaluate_every=9")
+    recipe = small_recipe(scenes, "train.max_steps=4", "train.max_bad_steps=3", "train.evaluate_every=9")
     result = train(recipe, TrainOptions(tmp_path / "run"), ALONE, reporter)
     skipped = rows(result.run, "skipped")
     assert [row["step"] for row in skipped] == [2, 3]
     assert [row["step"] for row in rows(result.run, "train")] == [1, 4]
-    listed = {path.name for path in (data / "images" / "train").iterdir()}
+    listed = {path.name for path in (scenes / "images" / "train").iterdir()}
     assert all(set(row["images"]) <= listed and row["reason"] == "loss" for row in skipped)  # type: ignore[call-overload]
     progress = read_checkpoint(result.run.last).progress
     assert (progress.step, progress.skipped_steps, progress.bad_steps) == (4, 2, 0)
@@ -176,9 +171,23 @@ def test_skipped_steps_are_counted_and_logged_with_their_images(
     assert [text.partition(",")[0] for text in reporter.statuses] == ["loss 2.00", *2 * ["step skipped"], "loss 2.00"]
 
 
+def test_an_epoch_to_keep_whose_last_step_was_skipped_is_kept_after_the_next_step(
+    scenes: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
+) -> None:
+    """Two steps per epoch; step 4 is skipped, and step 7 is the first one after a resume."""
+    faked(lambda call, _: "loss" if call == 4 else "")
+    run = RunFolder(tmp_path / "run")
+    recipe = small_recipe(scenes, "train.epochs=5", "train.evaluate_every=9", "train.keep_every=1")
+    train(recipe, TrainOptions(run.path), ALONE, StopAfter(6, lambda: signal.raise_signal(signal.SIGTERM)))
+    assert read_checkpoint(run.last).progress.step == 6
+    train(recipe, TrainOptions(run.path, resume=True), ALONE, SilentReporter())
+    assert [run.step_of(path) for path in run.step_checkpoints] == [2, 5, 6, 8]
+    assert [read_checkpoint(path).progress.step for path in run.step_checkpoints] == [2, 5, 6, 8]
+
+
 @pytest.mark.slow
 def test_rollback_returns_to_the_checkpoint_with_a_lower_rate_and_is_bounded(
-    data: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
+    scenes: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
 ) -> None:
     """Step 2 is saved (evaluated); from then on every step is bad, until the rate is a quarter."""
     base = 0.01
@@ -186,7 +195,7 @@ def test_rollback_returns_to_the_checkpoint_with_a_lower_rate_and_is_bounded(
         lambda call, step: "gradient" if call > 2 and step.optimizer.param_groups[0]["lr"] > 0.3 * base else ""
     )
     extra = ("train.on_divergence=rollback", "train.max_bad_steps=2", f"train.lr={base}", "train.slow_lr_factor=1")
-    recipe = small_recipe(data, "train.max_steps=4", *extra)
+    recipe = small_recipe(scenes, "train.max_steps=4", *extra)
     run = train(recipe, TrainOptions(tmp_path / "run"), ALONE, SilentReporter()).run
     assert rates == pytest.approx([base, base, base, base, base / 2, base / 2, base / 4, base / 4])
     progress = read_checkpoint(run.last).progress
@@ -210,7 +219,7 @@ def test_rollback_returns_to_the_checkpoint_with_a_lower_rate_and_is_bounded(
 
 
 def test_weights_that_are_not_finite_never_replace_the_last_checkpoint(
-    data: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
+    scenes: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
 ) -> None:
     """Step 3 overflows a weight, although its gradient is finite; the evaluation after step 4 saves."""
 
@@ -221,7 +230,7 @@ def test_weights_that_are_not_finite_never_replace_the_last_checkpoint(
 
     faked(poison)
     run = RunFolder(tmp_path / "run")
-    recipe = small_recipe(data, "train.epochs=3")
+    recipe = small_recipe(scenes, "train.epochs=3")
     with pytest.raises(PanformerError, match=r"training diverged: layer\.weight is not finite after step 4; the check"):
         train(recipe, TrainOptions(run.path), ALONE, SilentReporter())
     assert read_checkpoint(run.last).progress.step == 2

@@ -29,16 +29,11 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.models.build import build_model
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
-from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe, small_scenes
+from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe
 from tests.engine.training.test_train import interrupt
 from tests.engine.training.toy import toy_batch, toy_model, use_toy_runs
 
 STEP = "panformer_cli.engine.training.step"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_scenes(tmp_path_factory.mktemp("fp16") / "scenes", 8, 1)
 
 
 @pytest.fixture
@@ -99,7 +94,7 @@ def test_an_overflow_halves_the_scale_and_changes_nothing_else(monkeypatch: pyte
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 3, 4])
 def test_a_resumed_run_has_the_scale_and_its_growth(
-    stop: int, data: Path, tmp_path: Path, fp16_runs: None, monkeypatch: pytest.MonkeyPatch
+    stop: int, scenes: Path, tmp_path: Path, fp16_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 3 overflows: the scale is 16, 16, 8 after it; 3 good steps later it is 16 again."""
     take = OptimizerStep.take
@@ -113,7 +108,9 @@ def test_a_resumed_run_has_the_scale_and_its_growth(
         return take(self, batches, factor)
 
     monkeypatch.setattr(OptimizerStep, "take", third_overflows)
-    recipe = small_recipe(data, "train.precision=fp16", "train.images_per_forward=2", "train.epochs=3", "train.lr=0.01")
+    recipe = small_recipe(
+        scenes, "train.precision=fp16", "train.images_per_forward=2", "train.epochs=3", "train.lr=0.01"
+    )
     folder = tmp_path / "whole"
     whole = train(recipe, TrainOptions(folder), ALONE, SilentReporter()).run
     folder = tmp_path / "run"
@@ -133,13 +130,13 @@ def test_a_resumed_run_has_the_scale_and_its_growth(
 
 
 @pytest.mark.slow
-def test_a_run_can_change_its_precision_on_resume(data: Path, tmp_path: Path, fp16_runs: None) -> None:
+def test_a_run_can_change_its_precision_on_resume(scenes: Path, tmp_path: Path, fp16_runs: None) -> None:
     """All six changes, one after the other; fp16 starts with a new scale where there was none."""
     order = ["fp32", "fp16", "bf16", "fp16", "fp32", "bf16", "fp32"]
     run = RunFolder(tmp_path / "run")
     for number, precision in enumerate(order, start=1):
         settings = (f"train.precision={precision}", "train.images_per_forward=2", f"train.max_steps={number}")
-        recipe, reporter = small_recipe(data, "train.epochs=9", *settings), StopAfter()
+        recipe, reporter = small_recipe(scenes, "train.epochs=9", *settings), StopAfter()
         train(recipe, TrainOptions(run.path, resume=number > 1), ALONE, reporter)
         assert ("scaler.scale" in entries(run.last)) == (precision == "fp16")
         if number > 1:
@@ -147,20 +144,22 @@ def test_a_run_can_change_its_precision_on_resume(data: Path, tmp_path: Path, fp
     assert read_checkpoint(run.last).progress.step == len(order)
 
 
-def test_fp16_on_a_cpu_is_refused_before_the_folder_is_made(data: Path, tmp_path: Path) -> None:
+def test_fp16_on_a_cpu_is_refused_before_the_folder_is_made(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(PanformerError, match=r"train\.precision=fp16 needs a GPU, .*; use bf16 or fp32"):
-        train(small_recipe(data, "train.precision=fp16"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter())
+        train(small_recipe(scenes, "train.precision=fp16"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter())
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_the_real_model_takes_a_step_in_fp16(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_model_takes_a_step_in_fp16(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for precision in ("fp32", "fp16"):
-        recipe = small_recipe(data, f"train.precision={precision}", "train.batch_size=1", "train.images_per_forward=1")
+        recipe = small_recipe(
+            scenes, f"train.precision={precision}", "train.batch_size=1", "train.images_per_forward=1"
+        )
         torch.manual_seed(0)
         monkeypatch.setattr(f"{STEP}.GradScaler", partial(GradScaler, init_scale=2.0**8))
-        model = build_model(recipe.model, recipe.inference, categories_of(data), sampling="portable")
+        model = build_model(recipe.model, recipe.inference, categories_of(scenes), sampling="portable")
         step = OptimizerStep(ALONE, model, recipe.train)
         batches = next(iter(train_loader(CocoPanoptic(Path(recipe.data.root), "train"), recipe).epoch(0)))
         result = step.take(batches, 1.0)

@@ -143,6 +143,23 @@ def test_moments_that_exist_in_part_are_not_saved(scenes: Path, monkeypatch: pyt
     assert not step.optimizer.state
 
 
+def test_the_random_numbers_of_a_failed_step_are_drawn_again(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = OptimizerStep(ALONE, toy_model(), small_recipe(scenes).train)
+    step.take([toy_batch(1)], 1.0)
+    before = torch.get_rng_state()
+
+    def draw(*_: Any) -> None:
+        torch.rand(5)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "accumulate", draw)
+    with pytest.raises(torch.OutOfMemoryError):
+        step.take([toy_batch(2)], 1.0)
+    assert not torch.equal(torch.get_rng_state(), before)
+    step.forget_failed_step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("synchronizes", [False, True])
 def test_with_synchronized_batch_norm_a_rank_without_memory_fails_alone(synchronizes: bool) -> None:
     """The others wait for it in their forward pass, not for its gradients."""

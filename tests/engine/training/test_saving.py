@@ -33,7 +33,7 @@ from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
 from tests.engine.ranks import in_processes
 from tests.engine.small import ALONE, StopAfter, run_small, small_recipe, small_scenes
-from tests.engine.training.toy import use_toy_runs
+from tests.engine.training.toy import toy_model, use_toy_runs
 
 FULL = OSError(28, "No space left on device")
 
@@ -84,6 +84,20 @@ def test_steps_before_images_that_cannot_be_loaded_are_saved(
     assert read_checkpoint(run.last).progress.step == 1
     run_small(recipe, run.path, resume=True)
     assert rows(run) == [("train", 1), ("train", 2), ("eval", 2)]
+
+
+def test_a_disk_that_is_full_at_the_end_hides_no_other_error(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint and its copy elsewhere cannot be written after the images of step 2 could not be loaded."""
+    use_toy_runs(monkeypatch)
+    monkeypatch.setattr(TrainLoader, "epoch", without_batches_after(1, DataError("000001.png is corrupt")))
+    monkeypatch.setattr(run_checkpoints, "save_checkpoint", failing(99, save_checkpoint, WriteError("full")))
+    monkeypatch.setattr(run_checkpoints, "PATIENCE_SECONDS", 0.0)
+    reporter = StopAfter()
+    with pytest.raises(DataError, match=r"^000001\.png is corrupt; nothing is saved$"):
+        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(tmp_path / "run"), ALONE, reporter)
+    assert reporter.warnings == ["full; it is tried again before the run ends", "full"]
 
 
 @pytest.mark.slow
@@ -418,6 +432,24 @@ def test_too_little_space_is_reported_before_the_first_step(
     with pytest.raises(PanformerError, match=said):
         train(recipe, TrainOptions(run.path), ALONE, SilentReporter())
     assert not run.last.exists()
+
+
+def test_the_space_for_everything_that_a_run_can_keep_is_checked(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy has 28 weights and 10 statistics of 4 bytes, and 2 counters of 8: 168 bytes, and 392 with both moments.
+
+    Two of `last`, `best`, two kept epochs, and a record of a bad step from each of three processes.
+    """
+    usage = namedtuple("usage", "total used free")
+    run, recipe, needed = RunFolder(tmp_path), small_recipe(scenes, "train.keep_every=2"), 4 * 392 + (1 + 3) * 168
+    for free, bad_step, warnings in ((needed, None, 0), (needed - 1, None, 1), (needed - 1, run.bad_step(3, 0), 0)):
+        if bad_step is not None:
+            bad_step.touch()
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(0, 0, free))
+        reporter = StopAfter()
+        run_checkpoints.check_space(run, toy_model(), recipe, 5, 3, reporter)
+        assert len(reporter.warnings) == warnings
 
 
 @pytest.mark.slow

@@ -20,10 +20,11 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inference_changes import InferenceChanges
+from panformer_cli.engine.inputs.find import find_inputs
+from panformer_cli.engine.inputs.video_sources import InputVideo, LocalVideo, named_videos
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.video import predict as module
 from panformer_cli.engine.video import reading
-from panformer_cli.engine.video.inputs import InputVideo, split_inputs
 from panformer_cli.engine.video.options import VideoOptions
 from panformer_cli.engine.video.predict import VideoRequest, VideoResults, predict_videos
 from panformer_cli.engine.video.reading import VideoFile
@@ -88,7 +89,7 @@ def run(
     options: VideoOptions | None = None,
     reporter: SilentReporter | None = None,
 ) -> VideoResults:
-    videos, _ = split_inputs([str(path) for path in paths])
+    videos = find_inputs([str(path) for path in paths], out).videos
     request = VideoRequest(videos, Path("c"), out, output=OutputOptions(save), options=options or VideoOptions())
     return predict_videos(request, ALONE, reporter or SilentReporter())
 
@@ -130,6 +131,22 @@ def test_what_a_killed_process_left_is_deleted(model: ColorModel, tmp_path: Path
         (videos / name).touch()
     run(tmp_path / "out", clip(tmp_path / "a.mp4", 2), save=("json",))
     assert names_in(videos) == [".a.mine.tmp/b.png", ".other.4000000.tmp/c.webm", "a.json"]
+
+
+def test_a_process_that_was_killed_between_its_renames_is_no_obstacle(model: ColorModel, tmp_path: Path) -> None:
+    """The video and some PNGs are in place, and the JSON is still in the temporary folder."""
+    out, path = tmp_path / "out", clip(tmp_path / "a.mp4", 2)
+    run(out, path, save=EVERYTHING)
+    expected = names_in(out / "videos")
+    abandoned = out / "videos/.a.4000000.tmp"
+    abandoned.mkdir()
+    (out / "videos/a.json").rename(abandoned / "a.json")
+    run(out, path, save=EVERYTHING)
+    assert names_in(out / "videos") == expected
+    abandoned.mkdir()
+    (out / "videos/a.json").rename(abandoned / "a.json")
+    run(out, path, save=("json",))
+    assert names_in(out / "videos") == ["a.json"]
 
 
 def test_pngs_records_and_colors_agree(model: ColorModel, tmp_path: Path) -> None:
@@ -346,24 +363,11 @@ def test_other_outputs_are_refused(model: ColorModel, tmp_path: Path) -> None:
         run(tmp_path / "out", clip(tmp_path / "a.mp4", 2), save=("json", "masks"))
 
 
-def test_which_inputs_are_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.MP4", "b.mp4", "7", "c.jpg"):
-        Path(name).touch()
-    videos, others = split_inputs(["a.MP4", "0", "7", "c.jpg", "*.mp4", "http://host/a.mp4", "gone.webm"])
-    assert videos == [
-        *(InputVideo(Path("a.MP4"), "a"), InputVideo(0, "camera_0")),
-        *(InputVideo(Path("b.mp4"), "b"), InputVideo(Path("gone.webm"), "gone")),
-    ]
-    assert others == ["7", "c.jpg", "http://host/a.mp4"]
-    with pytest.raises(DataError, match=r"no video matches x\*\.avi"):
-        split_inputs(["x*.avi"])
-
-
 @pytest.mark.parametrize("suffix", ["webm", "mp4", "AVI", "json"])
 def test_results_of_a_video_are_no_folder_of_another_one(suffix: str) -> None:
     """The video of a.mov can be a.webm, and so the frames of a.webm.mov need another folder."""
-    videos, _ = split_inputs(["a.mov", f"a.{suffix}.mov", f"a_{suffix}.mov", "a.b.mov"])
+    names = ["a.mov", f"a.{suffix}.mov", f"a_{suffix}.mov", "a.b.mov"]
+    videos = named_videos((LocalVideo(Path(name)), name) for name in names)
     assert [video.name for video in videos] == ["a", f"a_{suffix}", f"a_{suffix}_2", "a.b"]
 
 
@@ -391,7 +395,7 @@ def test_batches_change_nothing_and_frames_are_read_as_needed(tmp_path: Path, mo
     for batch_size in (1, 4, 16):
         out = tmp_path / str(batch_size)
         most[0] = 0
-        request = VideoRequest([InputVideo(path, "a")], checkpoint, out, batch_size)
+        request = VideoRequest([InputVideo(LocalVideo(path), "a")], checkpoint, out, batch_size)
         predict_videos(request, ALONE, SilentReporter())
         content = content_of(out)
         rows.append([[(s["track_id"], s["bbox"]) for s in row["segments_info"]] for row in content["annotations"]])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.opencv import cv2
-from panformer_cli.engine.video.inputs import split_inputs
+from panformer_cli.engine.inputs.find import find_inputs
 from panformer_cli.engine.video.reading import Camera, VideoFile, open_video, usable_rate
 from panformer_cli.errors import DataError
 from tests.engine.video.clips import clip, damage, numbered_frame, set_times, truncate, turn
@@ -181,7 +181,7 @@ def test_a_name_that_no_video_can_have() -> None:
     with pytest.raises(DataError, match="cannot be the name of a file: it is too long"):
         open_video(Path("x" * 300 + ".mp4"))
     with pytest.raises(DataError, match="cannot be the name of a file: it is too long"):
-        split_inputs(["1" * 300])
+        find_inputs(["1" * 300], Path("nowhere"))
 
 
 def test_a_frame_of_another_size_ends_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from panformer_cli.engine.video.reading import VideoFile
-from panformer_cli.engine.video.writing import FORMATS, VideoFormat, VideoWriter, find_format
+from panformer_cli.engine.video.writing import (
+    FORMATS,
+    LEAST_RATE,
+    LONGEST_STILL,
+    Pace,
+    VideoFormat,
+    VideoWriter,
+    find_format,
+)
 from panformer_cli.errors import PanformerError, WriteError
 from tests.engine.video.clips import BY_SUFFIX, numbered_frame
 
@@ -65,3 +73,35 @@ def test_the_first_format_that_works_is_used(tmp_path: Path, capfd: pytest.Captu
 def test_an_error_in_the_block_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.avi", BY_SUFFIX[".avi"], (48, 64), 25):
         raise KeyboardInterrupt
+
+
+class Shown:
+    """Counts the frames that a `Pace` writes."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.frames = rate, 0
+
+    def write(self, image: object, copies: int = 1) -> None:
+        del image
+        self.frames += copies
+
+
+def test_a_jump_of_the_time_stamps_is_bounded() -> None:
+    """A damaged video can claim that hours pass between two frames."""
+    writer, image = Shown(25.0), np.zeros((2, 2, 3), np.uint8)
+    pace = Pace(writer, 0.04)  # type: ignore[arg-type]
+    for seconds in (0.0, 0.04, 36000.0, 36000.04, 36005.04):
+        pace.show(image, seconds)
+    pace.end()
+    assert writer.frames == 1 + 250 + 1 + 125 + 1
+    assert pace.cut == pytest.approx(36000 - 0.04 - LONGEST_STILL)
+
+
+def test_large_gaps_of_a_stride_are_kept() -> None:
+    """With a stride of 2000 at 25 frames per second, frames are 80 s apart, which is no wrong time stamp."""
+    writer = Shown(LEAST_RATE)
+    pace = Pace(writer, 80.0)  # type: ignore[arg-type]
+    for seconds in (0.0, 80.0, 160.0):
+        pace.show(np.zeros((2, 2, 3), np.uint8), seconds)
+    pace.end()
+    assert (writer.frames, pace.cut) == (161, 0.0)

@@ -136,22 +136,6 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_timm_downloads_the_weights_of_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = backbone_of("timm/convnext_atto.d2_in1k")
-    weights = timm.create_model("convnext_atto")
-    requests = []
-
-    def downloaded(name: str, **options: object) -> nn.Module:
-        requests.append((name, options))
-        return weights
-
-    monkeypatch.setattr(timm, "create_model", downloaded)
-    load_backbone_weights(backbone, "imagenet")
-    assert requests == [("convnext_atto.d2_in1k", {"pretrained": True})]
-    assert torch.equal(backbone.body.get_parameter("stem_0.weight"), weights.get_parameter("stem.0.weight"))
-
-
-@pytest.mark.slow
 def test_a_model_without_pretrained_weights() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_backbone_weights(backbone_of("timm/convnext_atto_rms"), "imagenet")

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from panformer_cli.models.layers.dropout import Dropout
+from panformer_cli.models.layers import dropout as dropout_module
+from panformer_cli.models.layers.dropout import Dropout, DropoutTape
+from panformer_cli.models.layers.feedforward import FeedForward
+from panformer_cli.models.layers.recompute import recompute_in_backward
 
 
 def outcome(dropout: torch.nn.Module, x: Tensor, relu: bool, ours: bool) -> tuple[Tensor, Tensor]:
@@ -57,3 +60,49 @@ def test_one_byte_per_element_is_kept_and_nothing_more_after_a_relu() -> None:
         output = Dropout(0.3).after_relu_(x * 1.0)
     assert output.data_ptr() in {tensor.data_ptr() for tensor in kept}
     assert {tensor.untyped_storage().data_ptr() for tensor in kept} == {output.untyped_storage().data_ptr()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tape_repeats_dropout_in_order_and_keeps_a_bit_per_element(dtype: torch.dtype) -> None:
+    tape, x = DropoutTape(), torch.randn(3, 50, 8).to(dtype).requires_grad_()
+    dropout, other = Dropout(0.5), Dropout(0.2)
+    turned = x.transpose(1, 2)  # the memory layout is not that of the shape
+    with tape.recorded():
+        first = [dropout(x), other(turned), dropout.after_relu_(x * 1.0)]
+    assert [bits.nbytes for bits in tape._bits] == [150, 150, 150]
+    state = torch.get_rng_state()
+    for _ in range(2):
+        with tape.replayed():
+            again = [dropout(x), other(turned), dropout.after_relu_(x * 1.0)]
+        assert all(map(torch.equal, first, again))
+        assert [each.stride() for each in first] == [each.stride() for each in again]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(dropout(x), first[0])  # after the tape
+
+
+def test_a_recomputed_feedforward_draws_its_random_numbers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+    draw = dropout_module._random
+
+    def counted(x: Tensor, p: float) -> Tensor:
+        drawn.append(tuple(x.shape))
+        return draw(x, p)
+
+    monkeypatch.setattr(dropout_module, "_random", counted)
+    plain, recomputed = (FeedForward(4, 16, 0.3) for _ in range(2))
+    recomputed.load_state_dict(plain.state_dict())
+    recompute_in_backward([recomputed])
+    x, gradients = torch.randn(2, 5, 4), []
+    for module in (plain, recomputed):
+        torch.manual_seed(1)
+        drawn.clear()
+        output = module.train()(x.clone().requires_grad_()).sum()
+        for _ in range(2):  # the second backward pass runs the module once more
+            module.zero_grad()
+            output.backward(retain_graph=True)
+        assert drawn == [(2, 5, 16), (2, 5, 4)]
+        gradients.append([parameter.grad for parameter in module.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)

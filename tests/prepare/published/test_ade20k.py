@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from panformer_cli.cli.prepare_data.street import ade20k
+from panformer_cli.data.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.published.ade20k import Ade20k
-from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
 

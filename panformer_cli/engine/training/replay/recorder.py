@@ -11,7 +11,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.divergence import OVERFLOW
 from panformer_cli.engine.training.replay.bad_step import BadStep
-from panformer_cli.engine.training.step import SkippedStep, StepInputs
+from panformer_cli.engine.training.step import SkippedStep, StepInputs, total_loss
 from panformer_cli.errors import WriteError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe import Recipe
@@ -83,7 +83,8 @@ class BadStepRecorder:
 
 
 def _all_finite(inputs: StepInputs) -> bool:
-    return all(bool(value.isfinite().all()) for losses in inputs.losses for value in losses.values())
+    """Return whether the losses of this process are finite, and so are their sums, which can overflow."""
+    return all(bool(total_loss(losses).isfinite()) for losses in inputs.losses)
 
 
 def _replaying(path: Path) -> str:

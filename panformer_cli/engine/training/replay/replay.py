@@ -26,6 +26,9 @@ from panformer_cli.models.build import build_model
 from panformer_cli.reporting import Reporter
 from panformer_cli.settings import TrainSettings
 
+SUM = "sum"
+"""What `Replay.loss` is if all losses of a forward pass are finite, but their sum is too large."""
+
 
 @dataclass(frozen=True)
 class ReplayedLoss:
@@ -57,7 +60,7 @@ class Replay:
         images: Whether the images of the step are finite.
         largest_pixel: Largest absolute value of the normalized images.
         watch: The first module whose output or gradient is not finite.
-        loss: Name of the first loss that is not finite; None if all are finite.
+        loss: Name of the first loss that is not finite; `SUM` if only a sum is not; None if all are finite.
         gradients: Parameters whose gradient is not finite.
         parameters: Number of parameters with a gradient.
     """
@@ -121,7 +124,7 @@ def replay(path: Path, process: Process, reporter: Reporter) -> Replay:
         images=all_finite(images),
         largest_pixel=max(float(image.abs().max()) for image in images),
         watch=watch,
-        loss=next((loss.name for loss in losses if not math.isfinite(loss.now)), None),
+        loss=_first_bad_loss(computed),
         gradients=[name for name, gradient in gradients.items() if not all_finite([gradient])],
         parameters=len(gradients),
     )
@@ -180,6 +183,13 @@ def _compared(step: BadStep, computed: list[dict[str, Tensor]]) -> list[Replayed
         for batch, losses in enumerate(computed)
         for name, value in losses.items()
     ]
+
+
+def _first_bad_loss(computed: list[dict[str, Tensor]]) -> str | None:
+    """Return `Replay.loss` for the losses of each batch."""
+    names = (name for losses in computed for name, value in losses.items() if not all_finite([value]))
+    overflows = not all_finite([total_loss(losses) for losses in computed])
+    return next(names, SUM if overflows else None)
 
 
 def _are_equal(step: BadStep, computed: list[dict[str, Tensor]]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panformer_cli.engine.training.replay.replay import Replay
+from panformer_cli.engine.training.replay.replay import SUM, Replay
 from panformer_cli.engine.training.step import NO_LOSSES
 from panformer_cli.wording import listing
 
@@ -52,6 +52,8 @@ def _first(replay: Replay) -> str:
         return f"First output that is not finite: {replay.watch.output} ({cause})."
     if replay.loss == NO_LOSSES:
         return "The outputs of all modules are finite, but the costs of matching queries and objects are not."
+    if replay.loss == SUM:
+        return "All outputs and losses are finite, but the sum of the losses is too large."
     if replay.loss is not None:
         return f"The outputs of all modules are finite; the first loss that is not: {replay.loss}."
     return "All outputs and losses are finite."

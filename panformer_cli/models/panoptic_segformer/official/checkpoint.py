@@ -21,11 +21,6 @@ MARKS = (
     "bbox_head.mask_head2.",
 )
 """Prefixes of tensor names that only Panoptic SegFormer has."""
-KNET = (
-    "is a checkpoint of another model, K-Net (some copies of the results table link to its files, named knet_s3_*); "
-    "use a checkpoint of Panoptic SegFormer, named panoptic_segformer_*.pth"
-)
-KNET_NAME = re.compile(r"(rpn_head|roi_head|decode_head)\..*kernel|roi_head\.mask_head\.\d+\.(fc_mask|mask_fcs)\.")
 
 
 @dataclass(frozen=True)
@@ -81,19 +76,16 @@ class OfficialPanopticSegFormer:
         return any(name.startswith(MARKS) for name in names)
 
     def mistaken(self, names: Mapping[str, Tensor], path: Path) -> str | None:
-        """Return the sentence about K-Net, whose files some copies of the results table link to."""
-        is_knet = any(KNET_NAME.match(name) for name in names) or path.name.startswith("knet_")
-        return KNET if is_knet else None
+        """Return None: no other model is mistaken for this one."""
+        del names, path
+        return None
 
     def describe(self, state: Mapping[str, Tensor], path: Path) -> OfficialModel:
         """Return backbone and numbers of classes; see `OfficialFormat.describe`."""
         backbone = _backbone(state, path)
-        return OfficialModel(
-            backbone,
-            RECIPES.get(backbone),
-            _first_side(state, "bbox_head.cls_branches.0.weight", path),
-            _first_side(state, "bbox_head.stuff_query.weight", path),
-        )
+        things = _first_side(state, "bbox_head.cls_branches.0.weight", path)
+        stuff = _first_side(state, "bbox_head.stuff_query.weight", path)
+        return OfficialModel(backbone, RECIPES.get(backbone), things + stuff, things)
 
     def own_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with panformer's names."""

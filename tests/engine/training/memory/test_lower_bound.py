@@ -19,9 +19,10 @@ from panformer_cli.engine.training.memory.probe import LiveTensors, _Trial
 from panformer_cli.engine.training.memory.worst_case import WorstCase, usual_size
 from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.errors import RecipeError
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe
-from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe
+from tests.engine.small import ALONE, BACKBONE, StopAfter, categories_of, small_recipe
 
 GIB = 2**30
 LARGE = ("data.long_side=16384", "data.train_short_sides=[16384]")
@@ -46,6 +47,7 @@ def peak_of_steps(recipe: Recipe, scenes: Path, size: tuple[int, int]) -> int:
         ("train.checkpoint=[encoder,backbone,location_decoder]",),
         ("train.precision=bf16", "train.batch_size=2", "train.ema_decay=0.9", "train.freeze=[neck]"),
         ("model.backbone=timm/convnext_atto", "model.frozen_batch_norm=true"),
+        ("train.freeze=[backbone]",),
     ],
 )
 def test_a_real_step_needs_more_but_not_many_times_more(scenes: Path, overrides: tuple[str, ...]) -> None:
@@ -54,6 +56,21 @@ def test_a_real_step_needs_more_but_not_many_times_more(scenes: Path, overrides:
     recipe = small_recipe(scenes, *settings)
     needed = least_memory(recipe, MemoryPlan.of(recipe.train), categories_of(scenes), size)
     assert needed.total <= peak_of_steps(recipe, scenes, size) <= 2.5 * needed.total
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_needs_no_moments_and_keeps_nothing(scenes: Path) -> None:
+    size = (256, 320)
+    trained = small_recipe(scenes, "train.batch_size=1", "train.images_per_forward=1")
+    frozen = small_recipe(scenes, "train.batch_size=1", "train.images_per_forward=1", "train.freeze=[backbone]")
+    categories = categories_of(scenes)
+    before, after = (
+        least_memory(recipe, MemoryPlan.of(recipe.train), categories, size) for recipe in (trained, frozen)
+    )
+    weights = sum(parameter.nbytes for parameter in build_backbone(BACKBONE, 0.0, 0, False).parameters())
+    assert before.weights - after.weights == 2 * weights
+    # At least the output of the first convolution, 8 channels at half of the resolution, before its BatchNorm.
+    assert before.activations - after.activations > 8 * (256 // 2) * (320 // 2) * 4
 
 
 def test_attention_keeps_no_weights() -> None:

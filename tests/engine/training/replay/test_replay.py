@@ -30,14 +30,8 @@ from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.storage.tensor_files import read_header
-from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe, small_scenes
+from tests.engine.small import ALONE, StopAfter, categories_of, small_recipe
 from tests.engine.training.toy import ToyModel, toy_batch, use_toy_replays, use_toy_runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training images, two steps an epoch, and one validation image."""
-    return small_scenes(tmp_path_factory.mktemp("replay") / "scenes", 8, 1)
 
 
 @pytest.fixture
@@ -60,11 +54,11 @@ def recorded(folder: Path, model: PanopticModel, recipe: Recipe, batches: list[B
     return run.bad_step(7, None), result.inputs
 
 
-def toy_step(folder: Path, data: Path, value: float) -> tuple[Path, StepInputs]:
+def toy_step(folder: Path, scenes: Path, value: float) -> tuple[Path, StepInputs]:
     """Record a step of the toy model whose second batch consists of this value."""
     torch.manual_seed(0)
-    model = ToyModel(categories_of(data))  # type: ignore[abstract]
-    recipe = small_recipe(data, "train.images_per_forward=2", "train.batch_size=4")
+    model = ToyModel(categories_of(scenes))  # type: ignore[abstract]
+    recipe = small_recipe(scenes, "train.images_per_forward=2", "train.batch_size=4")
     return recorded(folder, model, recipe, [toy_batch(1), toy_batch(2, value, bad=True)])
 
 
@@ -78,9 +72,9 @@ def toy_step(folder: Path, data: Path, value: float) -> tuple[Path, StepInputs]:
 )
 @pytest.mark.usefixtures("toy")
 def test_a_step_is_computed_again_bit_for_bit_dropout_included(
-    data: Path, tmp_path: Path, value: float, reason: str, module: str | None, loss: str | None, gradients: set[str]
+    scenes: Path, tmp_path: Path, value: float, reason: str, module: str | None, loss: str | None, gradients: set[str]
 ) -> None:
-    path, inputs = toy_step(tmp_path, data, value)
+    path, inputs = toy_step(tmp_path, scenes, value)
     before = torch.get_rng_state()
     found = replay(path, ALONE, SilentReporter())
     assert torch.equal(torch.get_rng_state(), before)
@@ -95,8 +89,27 @@ def test_a_step_is_computed_again_bit_for_bit_dropout_included(
 
 
 @pytest.mark.usefixtures("toy")
-def test_other_values_and_an_other_device_are_reported(data: Path, tmp_path: Path) -> None:
-    path, _ = toy_step(tmp_path, data, 0.0)
+def test_finite_losses_with_a_sum_that_is_too_large_are_recorded_and_named(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two losses of 3e38: float32 ends at 3.4e38."""
+    forward: Any = ToyModel.forward
+
+    def large(self: ToyModel, batch: Batch, counts: LossCounts) -> Any:
+        return {name: 0 * value + 3e38 for name, value in forward(self, batch, counts).items()}
+
+    monkeypatch.setattr(ToyModel, "forward", large)
+    path, _ = toy_step(tmp_path, scenes, 1.0)
+    found = replay(path, ALONE, SilentReporter())
+    assert found.is_equal
+    assert (found.step.reason, found.loss, found.watch.output, found.gradients) == ("loss", "sum", None, [])
+    assert "All outputs and losses are finite, but the sum of the losses is too large." in findings(found)
+    assert next_step(found).startswith("resume from a checkpoint with a lower train.lr")
+
+
+@pytest.mark.usefixtures("toy")
+def test_other_values_and_an_other_device_are_reported(scenes: Path, tmp_path: Path) -> None:
+    path, _ = toy_step(tmp_path, scenes, 0.0)
     metadata, tensors = read_header(path)[0], load_file(path)
     tensors["step.0.images"][0, 0, 0, 0] += 1e-3
     facts = json.loads(metadata["step"]) | {"device": "cuda"}
@@ -135,8 +148,8 @@ def set_inf(name: str) -> Damage:
     ],
 )
 @pytest.mark.slow
-def test_a_weight_of_infinity_is_named_with_its_module(data: Path, tmp_path: Path, name: str, module: str) -> None:
-    recipe, categories = small_recipe(data, "model.backbone=resnet18"), categories_of(data)
+def test_a_weight_of_infinity_is_named_with_its_module(scenes: Path, tmp_path: Path, name: str, module: str) -> None:
+    recipe, categories = small_recipe(scenes, "model.backbone=resnet18"), categories_of(scenes)
     model = build_model(recipe.model, recipe.inference, categories, pretrained=False)
     name = next(own for own, _ in model.named_parameters() if own.startswith(name))
     set_inf(name)(model)
@@ -154,8 +167,8 @@ def test_a_weight_of_infinity_is_named_with_its_module(data: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_an_infinite_pixel_is_named_and_a_good_step_has_only_finite_outputs(data: Path, tmp_path: Path) -> None:
-    recipe, categories = small_recipe(data, "model.backbone=resnet18"), categories_of(data)
+def test_an_infinite_pixel_is_named_and_a_good_step_has_only_finite_outputs(scenes: Path, tmp_path: Path) -> None:
+    recipe, categories = small_recipe(scenes, "model.backbone=resnet18"), categories_of(scenes)
     torch.manual_seed(0)
     model = build_model(recipe.model, recipe.inference, categories, pretrained=False)
     path, inputs = recorded(tmp_path, model, recipe, [small_batch(math.inf)])
@@ -185,10 +198,10 @@ def diverging(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> No
 
 @pytest.mark.usefixtures("toy")
 def test_a_run_records_its_first_bad_step_and_names_the_command(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diverging(monkeypatch, lambda call: call in (2, 3))
-    recipe = small_recipe(data, "train.images_per_forward=4", "train.epochs=2", "train.evaluate_every=9")
+    recipe = small_recipe(scenes, "train.images_per_forward=4", "train.epochs=2", "train.evaluate_every=9")
     reporter = StopAfter()
     run = train(recipe, TrainOptions(tmp_path / "run"), ALONE, reporter).run
     (path,) = run.bad_steps
@@ -209,11 +222,11 @@ def test_a_run_records_its_first_bad_step_and_names_the_command(
     "error", [WriteError("cannot write: No space left on device"), MemoryError("No space left on device")]
 )
 def test_a_full_disk_does_not_end_the_run_and_a_new_start_forgets_the_file(
-    error: Exception, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same if something else prevents the file: other ranks wait for this one."""
     diverging(monkeypatch, lambda call: call == 1)
-    recipe = small_recipe(data, "train.images_per_forward=4", "train.max_steps=2", "train.evaluate_every=9")
+    recipe = small_recipe(scenes, "train.images_per_forward=4", "train.max_steps=2", "train.evaluate_every=9")
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     run.bad_step(9, None).write_bytes(b"of a run without a checkpoint")
@@ -270,8 +283,8 @@ DAMAGES: dict[str, tuple[Callable[[Content], Content], str]] = {
 
 
 @pytest.mark.usefixtures("toy")
-def test_files_that_cannot_be_used_are_refused_with_a_sentence(data: Path, tmp_path: Path) -> None:
-    path, _ = toy_step(tmp_path, data, math.nan)
+def test_files_that_cannot_be_used_are_refused_with_a_sentence(scenes: Path, tmp_path: Path) -> None:
+    path, _ = toy_step(tmp_path, scenes, math.nan)
     content = read_header(path)[0], load_file(path)
     damaged = tmp_path / "damaged.safetensors"
     for name, (damage, expected) in DAMAGES.items():
@@ -295,8 +308,8 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[object,
 
 
 @pytest.mark.usefixtures("toy")
-def test_the_command_prints_losses_and_places(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, _ = toy_step(tmp_path, data, math.nan)
+def test_the_command_prints_losses_and_places(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = toy_step(tmp_path, scenes, math.nan)
     content = path.read_bytes()
     code, out, _ = command(capsys, "--replay", path, "--device", "cpu")
     assert code == 0

@@ -26,7 +26,8 @@ ONE = torch.zeros(1)
 
 
 def recognize(state: State, path: Path) -> OfficialModel:
-    return find_format(state, path).describe(state, path)
+    _, official = find_format(state, path)
+    return official.describe(state, path)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def recognize(state: State, path: Path) -> OfficialModel:
 )
 def test_the_published_variants(variant: str, backbone: str) -> None:
     model = recognize(stub_state(variant), PATH)
-    assert model == OfficialModel(backbone, RECIPES[backbone], 80, 53)
+    assert model == OfficialModel(backbone, RECIPES[backbone], 133, 80)
 
 
 def with_backbone(backbone: State) -> State:
@@ -127,7 +128,7 @@ def test_counts_come_from_the_shapes() -> None:
     state = stub_state("r50")
     state["bbox_head.cls_branches.0.weight"] = torch.zeros(8, 256)
     state["bbox_head.stuff_query.weight"] = torch.zeros(11, 512)
-    assert recognize(state, PATH) == OfficialModel("resnet50", "r50", 8, 11)
+    assert recognize(state, PATH) == OfficialModel("resnet50", "r50", 19, 8)
 
 
 def test_older_names_are_recognized() -> None:
@@ -140,33 +141,6 @@ def test_older_names_are_recognized() -> None:
 
 # Other models
 
-KNET = (
-    "is a checkpoint of another model, K-Net (some copies of the results table link to its files, named knet_s3_*); "
-    "use a checkpoint of Panoptic SegFormer, named panoptic_segformer_*.pth"
-)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["backbone.conv1.weight", "rpn_head.init_kernels.weight", "rpn_head.conv_seg.weight"],
-        ["roi_head.mask_head.0.kernel_update_conv.dynamic_layer.weight", "roi_head.mask_head.0.fc_cls.bias"],
-        ["roi_head.mask_head.2.fc_mask.weight"],
-        ["decode_head.kernel_generate_head.conv_seg.weight"],
-    ],
-)
-def test_k_net_is_recognized_by_its_names(names: list[str]) -> None:
-    assert refused(dict.fromkeys(names, ONE)) == f"checkpoint model.pth {KNET}"
-
-
-def test_k_net_is_recognized_by_its_file_name() -> None:
-    path = Path("down/knet_s3_r50_fpn_ms-3x_coco-panoptic.pth")
-    assert refused({"weight": ONE}, path) == f"checkpoint {path} {KNET}"
-
-
-def test_a_file_name_alone_does_not_make_it_k_net() -> None:
-    assert recognize(stub_state("r50"), Path("knet_s3_r50.pth")).backbone == "resnet50"
-
 
 @pytest.mark.parametrize(
     ("names", "expected"),
@@ -178,7 +152,7 @@ def test_a_file_name_alone_does_not_make_it_k_net() -> None:
          "is a checkpoint of another model in the format of MMDetection"),
         (["bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"],
          "is a checkpoint of another model in the format of MMDetection"),
-        (["weight", "bias"], "is not a checkpoint of Panoptic SegFormer: its tensors are weight, bias"),
+        (["weight", "bias"], "is not a checkpoint of Panoptic SegFormer or K-Net: its tensors are weight, bias"),
     ],
 )  # fmt: skip
 def test_other_models_are_recognized(names: list[str], expected: str) -> None:
@@ -209,13 +183,13 @@ def test_backbone_weights_with_the_names_of_a_detector() -> None:
         "model.backbone_weights=FILE: its tensors are backbone.conv1.weight, "
     )
     assert expected in refused(state)
-    assert "is not a checkpoint of Panoptic SegFormer" in refused({**state, "strange_head.weight": ONE})
+    assert "is not a checkpoint of Panoptic SegFormer or K-Net" in refused({**state, "strange_head.weight": ONE})
 
 
 def test_what_was_expected_is_named() -> None:
     assert refused({"weight": ONE}).endswith(
         "expected a file written by `panformer train`, or an official checkpoint with tensors such as "
-        "bbox_head.stuff_query.weight"
+        "bbox_head.stuff_query.weight or rpn_head.init_kernels.weight"
     )
 
 

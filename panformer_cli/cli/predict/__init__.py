@@ -1,0 +1,5 @@
+"""`panformer predict`."""
+
+from panformer_cli.cli.predict.command import predict
+
+__all__ = ["predict"]

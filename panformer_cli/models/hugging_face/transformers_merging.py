@@ -1,0 +1,61 @@
+"""transformers' own panoptic post-processing of the same network output, to compare it with the original projects'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from panformer_cli.data.structures import IdMap
+from panformer_cli.models.hugging_face.architectures import Architecture
+from panformer_cli.models.hugging_face.query_masks import QueryMasks
+
+
+class ListedSegment(NamedTuple):
+    """A segment in transformers' list, in which one id can occur several times, even with different labels."""
+
+    id: int
+    label: int
+    score: float
+
+
+def post_process(
+    masks: QueryMasks, architecture: Architecture, thresholds: tuple[float, float] | None, stuff: Sequence[int]
+) -> tuple[IdMap, list[ListedSegment]]:
+    """Return the map and the segments of transformers' post-processing, with ids from 1 and void 0.
+
+    Args:
+        masks: masks of the image; transformers gets them with the padding.
+        architecture: selects the processor.
+        thresholds: score and overlap threshold; None for transformers' defaults, without stuff.
+        stuff: labels to fuse.
+    """
+    import transformers
+
+    processor_class = getattr(transformers, architecture.processor)
+    processor = object.__new__(processor_class)  # without `__init__`: OneFormer's fetches a file from the Hub
+    class_name, mask_name = architecture.outputs
+    output = SimpleNamespace(**{class_name: masks.class_logits[None], mask_name: masks.mask_logits[None]})
+    is_eomt = architecture.rounding == "square"
+    options: dict[str, Any] = {"target_sizes": [masks.size]}
+    if thresholds is not None:
+        score, overlap = thresholds
+        options |= {"threshold": score, "overlap_mask_area_threshold": overlap}
+        options |= {"stuff_classes": list(stuff)} if is_eomt else {"label_ids_to_fuse": set(stuff)}
+    if is_eomt:
+        options["size"] = {"shortest_edge": masks.canvas[0], "longest_edge": masks.canvas[0]}
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        (found,) = processor.post_process_panoptic_segmentation(output, **options)
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    first_id = int(is_eomt)  # EoMT's ids are from 0 and its void is -1
+    ids = found["segmentation"].numpy().astype(np.int32) + first_id
+    segments = [
+        ListedSegment(int(row["id"]) + first_id, int(row["label_id"]), float(row["score"]))
+        for row in found["segments_info"]
+    ]
+    return np.maximum(ids, 0), segments

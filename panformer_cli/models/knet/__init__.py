@@ -1,0 +1,1 @@
+"""K-Net: kernels that find things and stuff alike (docs/knet.md). Inference only."""
