@@ -58,6 +58,8 @@ class TimmBackbone(Backbone):
 
 
 def _features(name: str, architecture: str, layout: FeatureLayout, drop_path: float) -> Any:
+    from timm.layers.drop import DropPath  # after `timm_import`
+
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     obstacle = f"model.drop_path is {drop_path}, but the backbone {name} has no stochastic depth; set it to 0"
     try:
@@ -68,6 +70,6 @@ def _features(name: str, architecture: str, layout: FeatureLayout, drop_path: fl
         if "drop_path_rate" not in str(error):
             raise
         raise PanformerError(obstacle) from error
-    if drop_path and not any(isinstance(module, timm.layers.DropPath) for module in body.modules()):
+    if drop_path and not any(isinstance(module, DropPath) for module in body.modules()):
         raise PanformerError(obstacle)
     return body

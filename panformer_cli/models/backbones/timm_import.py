@@ -28,7 +28,10 @@ def _is_compile_supported(device: Any) -> Any:
 
 def _disable(function: Callable[..., Any] | None = None, recursive: bool = True, **_: Any) -> Any:
     """Stand in for `torch.compiler.disable`, as torch's own modules do."""
-    return torch._disable_dynamo(function, recursive)
+    from torch._compile import _disable_dynamo
+
+    disable: Any = _disable_dynamo
+    return disable(function, recursive)
 
 
 @contextmanager
