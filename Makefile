@@ -19,7 +19,8 @@ COMPARED := panopticapi-lite cityscapesscripts pyquaternion
 
 OUT ?= gpu.json
 
-# The tests run in one process per core, at most 8: each needs up to 2 GB of memory.
+# `auto` is one process per core for the fast tests, and three for two cores with the slow ones, which often wait
+# (tests/conftest.py); at most 8, since each needs up to 2 GB of memory.
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 

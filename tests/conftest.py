@@ -88,6 +88,13 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers for `--numprocesses auto`: of the slow tests, a third waits for other processes."""
+    cores = os.cpu_count() or 1
+    return cores if config.getoption("markexpr") == "not slow" else cores + (cores + 1) // 2
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Collect tests without garbage collections, which would search a million objects of imported modules each time."""

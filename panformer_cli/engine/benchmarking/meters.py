@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
 
@@ -94,8 +95,6 @@ def _convolution_flops(
     images: Sequence[int], kernel: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
     """Return the FLOPs of oneDNN's convolution from its shapes."""
-    from torch.utils.flop_counter import conv_flop_count
-
     return int(conv_flop_count(list(images), list(kernel), list(out_shape), transposed=False))
 
 
@@ -111,8 +110,6 @@ def flop_meter(model: nn.Module) -> Iterator[Meter]:
     is counted by its formula, `SAMPLING_FLOPS` for each of (B, Q, C, levels, points). Norms, activations, softmax and
     resizing are not counted.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton's compiler, which training does not need
-
     sampling = 0
 
     def add_sampling(module: nn.Module, _: Any, output: Tensor) -> None:

@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import STRIDES
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
+from panformer_cli.models.backbones.timm_import import timm
 
 PROBE_SIZE = (75, 150)
 """Height and width of a trial image: no multiple of anything, not square, and still different when padded."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
-from timm.models import group_parameters
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.pretrained import in_our_names
 from panformer_cli.models.backbones.timm_backbone import TimmBackbone
+from panformer_cli.models.backbones.timm_import import timm
 
 LEAST_LAYERS = 4
 """Minimum number of layers for layer-wise learning rates."""
@@ -48,7 +47,7 @@ def layers_in_timm(architecture: str) -> dict[str, int]:
         model: Any = timm.create_model(architecture)
     if not hasattr(model, "group_matcher"):
         return {}
-    groups: dict[int, list[str]] = group_parameters(model, model.group_matcher(coarse=False))
+    groups: dict[int, list[str]] = timm.models.group_parameters(model, model.group_matcher(coarse=False))
     first = min(groups)
     # A parameter of no module is a token or an embedding. timm puts those that it does not list into the last layer.
     return {name: layer if "." in name else first for layer, names in groups.items() for name in names}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.transforms import MEAN, STD
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
+from panformer_cli.models.backbones.timm_import import timm
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of R, G and B, 0..255."""

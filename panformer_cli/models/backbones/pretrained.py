@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import timm
 from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
+from panformer_cli.models.backbones.timm_import import timm
 from panformer_cli.models.backbones.timm_weights import (
     ALTERNATIVES,
     cached_file,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from panformer_cli.errors import PanformerError
@@ -13,6 +11,7 @@ from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.feature_layout import FeatureLayout
 from panformer_cli.models.backbones.padding import ceil_div, pad_or_crop
 from panformer_cli.models.backbones.same_padding import use_traceable_padding
+from panformer_cli.models.backbones.timm_import import timm
 
 
 class TimmBackbone(Backbone):
@@ -59,6 +58,8 @@ class TimmBackbone(Backbone):
 
 
 def _features(name: str, architecture: str, layout: FeatureLayout, drop_path: float) -> Any:
+    from timm.layers.drop import DropPath  # after `timm_import`
+
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     obstacle = f"model.drop_path is {drop_path}, but the backbone {name} has no stochastic depth; set it to 0"
     try:

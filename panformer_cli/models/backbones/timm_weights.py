@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from panformer_cli.errors import CheckpointError, WriteError
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
+from panformer_cli.models.backbones.timm_import import timm
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.download import DownloadError, download
 from panformer_cli.storage.files import weights_folder, write_text
