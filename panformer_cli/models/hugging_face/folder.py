@@ -15,6 +15,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import CheckpointError, RecipeError
 from panformer_cli.models.hugging_face.architectures import ARCHITECTURES, ArchitectureName
 from panformer_cli.models.hugging_face.labels import LabelNames, match_labels
+from panformer_cli.models.hugging_face.local_config import local_config
 from panformer_cli.models.hugging_face.preprocessor import Preprocessing, preprocessing_of
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings, QueryMergingSettings
 from panformer_cli.settings import DataSettings
@@ -133,6 +134,7 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> ArchitectureName:
             f"{folder / CONFIG}: the model type is {short(name)}, which is not supported{code}; expected one of "
             f"{', '.join(ARCHITECTURES)}"
         )
+    local_config(config, folder / CONFIG)  # checks the name of the backbone
     backbone = config.get("backbone_config")
     if isinstance(backbone, Mapping) and backbone.get("model_type") == "dinat" and find_spec("natten") is None:
         raise CheckpointError(f"checkpoint {folder}: its backbone DiNAT needs the package natten; install it")

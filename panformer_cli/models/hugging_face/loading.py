@@ -15,8 +15,10 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import CheckpointError, PanformerError, RecipeError
 from panformer_cli.models.hugging_face.architectures import ARCHITECTURES, ArchitectureName
 from panformer_cli.models.hugging_face.folder import HuggingFaceFolder, weight_files
+from panformer_cli.models.hugging_face.local_config import local_config
 from panformer_cli.models.hugging_face.model import HuggingFaceModel
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings
+from panformer_cli.storage.model_folder import read_json
 from panformer_cli.wording import counted, listing
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def build(settings: HuggingFaceSettings, categories: CategoryTable) -> HuggingFa
 
 
 def model_of(network: nn.Module, settings: HuggingFaceSettings, categories: CategoryTable) -> HuggingFaceModel:
-    """Return the model of a network of transformers.
+    """Return the model of a network of transformers, in evaluation mode.
 
     Args:
         network: an instance of the class of `settings.architecture`.
@@ -86,7 +88,6 @@ def model_of(network: nn.Module, settings: HuggingFaceSettings, categories: Cate
     Raises:
         RecipeError: the settings do not have a category for each label, or one that the table lacks.
     """
-    network.eval()
     for name, buffer in network.named_buffers():
         if name == "attn_mask_probs":  # the original EoMT evaluates without masked attention
             buffer.fill_(0)
@@ -100,16 +101,18 @@ def model_of(network: nn.Module, settings: HuggingFaceSettings, categories: Cate
     unknown = sorted({label for label in labels if label >= 0 and label not in categories})
     if unknown:
         raise RecipeError(f"model.labels has {listing(unknown)}, which the category table does not have")
-    return HuggingFaceModel(network, settings, labels, categories)
+    return HuggingFaceModel(network, settings, labels, categories).eval()
 
 
 def _read_config(settings: HuggingFaceSettings) -> Any:
     """Return the config in `settings.config`, set up for inference."""
+    path = Path(settings.config)
+    content = local_config(read_json(path.parent, path.name), path)
     transformers = _transformers()
     network_class = getattr(transformers, ARCHITECTURES[settings.architecture].network)
     with _quiet(transformers):
         try:
-            config = network_class.config_class.from_pretrained(settings.config, local_files_only=True)
+            config = network_class.config_class.from_dict(content)
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
                 f"{settings.config}: {_first_line(error)}; expected a config of transformers"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.structures import Batch, ImageArray
-from panformer_cli.errors import PanformerError
-from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup
+from panformer_cli.data.structures import ImageArray
+from panformer_cli.models.base import InferenceOnlyModel
 from panformer_cli.models.hugging_face.architectures import ARCHITECTURES
 from panformer_cli.models.hugging_face.input_image import canvas_size, padded, resize, resized_size
 from panformer_cli.models.hugging_face.labels import groups
 from panformer_cli.models.hugging_face.prediction import QueryPrediction, Rules
 from panformer_cli.models.hugging_face.query_masks import QueryMasks
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings, QueryMergingSettings
-from panformer_cli.settings import DataSettings, TrainSettings
+from panformer_cli.settings import DataSettings
 
 TASK_IDS = {
     "panoptic": (49406, 518, 10549, 533, 1072, 24755, 49407),
@@ -44,7 +43,7 @@ class NetworkOutput(NamedTuple):
     canvas: Tensor
 
 
-class HuggingFaceModel(PanopticModel):
+class HuggingFaceModel(InferenceOnlyModel):
     """A network of transformers with the input and the merging of its original project. `loading` constructs it.
 
     Args:
@@ -146,19 +145,3 @@ class HuggingFaceModel(PanopticModel):
     def optimize_for_inference(self) -> None:
         """Freeze the weights. The network computes what it does in transformers."""
         self.eval().requires_grad_(False)
-
-    def forward(self, batch: Batch, counts: LossCounts) -> NoReturn:
-        """Raise PanformerError: the family is inference only."""
-        raise _inference_only()
-
-    def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
-        """Raise PanformerError: the family is inference only."""
-        raise _inference_only()
-
-    def class_rows(self) -> dict[str, range]:
-        """Raise PanformerError: the family is inference only."""
-        raise _inference_only()
-
-
-def _inference_only() -> PanformerError:
-    return PanformerError("models of the family hugging_face are inference only; train them with transformers")
