@@ -41,7 +41,7 @@ MODEL_ORDER = (
     "(panoptic_segformer|knet)/settings",
     "(panoptic_segformer|knet)/(postprocessing|merge_cache)",
     "(panoptic_segformer|knet)/(model|random_weights|build|official|family)",
-    "hugging_face/(architectures|settings|query_masks)",
+    "hugging_face/(architectures|settings|query_masks|local_config)",
     "hugging_face/(preprocessor|input_image|labels|merging|detr_merging|instances|transformers_merging)",
     "hugging_face/(prediction|threshold_cache)",
     "hugging_face/(model|random_weights)",

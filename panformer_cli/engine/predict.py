@@ -14,7 +14,6 @@ from typing import Any
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import panoptic_json
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
-from panformer_cli.engine.checkpoints.model_folders import hub_name
 from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.combined.choose import predictor_of
 from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
@@ -36,6 +35,7 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.pages.replacing import PAGE, check_page, has_page
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import file_stamp, resolve_links, write_json, writing
+from panformer_cli.storage.hub import hub_name
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import differing, stored_settings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.engine.checkpoints.hub_models import find_hub_model, is_hub_reference
-from panformer_cli.engine.checkpoints.model_folders import find_model_folder, hub_name, is_model_folder, is_reference
+from panformer_cli.engine.checkpoints.model_folders import find_model_folder, is_model_folder, is_reference
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.engine.claimed_folder import LOCK
 from panformer_cli.errors import CheckpointError, PanformerError
@@ -23,6 +23,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, write_json, write_text, writing
+from panformer_cli.storage.hub import hub_name
 
 _LOG = logging.getLogger(__name__)
 

@@ -172,6 +172,12 @@ def open_snapshot(reference: HubReference, extra: str, reporter: Reporter) -> Hu
     return HubSnapshot(reference, cache / SNAPSHOTS / commit, frozenset(file.rfilename for file in info.siblings))
 
 
+def hub_name(path: Path) -> str | None:
+    """Return `OWNER--NAME` for a folder in the cache of the Hub; None for others."""
+    repository = path.parent.parent.name
+    return repository.removeprefix(MODELS) if repository.startswith(MODELS) and path.parent.name == SNAPSHOTS else None
+
+
 def import_hub(extra: str) -> Any:
     """Return the package huggingface_hub; `extra` of panformer installs it.
 

@@ -5,6 +5,7 @@ This is the only place that knows the prefix. transformers is never asked to fin
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,8 @@ from panformer_cli.engine.checkpoints import hub_models
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.families import check_saved_config
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.hub import MODELS, SNAPSHOTS, HubReference, open_snapshot
+from panformer_cli.storage.files import check_can_exist, resolve_links
+from panformer_cli.storage.hub import HubReference, hub_name, open_snapshot
 from panformer_cli.storage.model_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, main_weights, shard_names
 from panformer_cli.wording import short
 
@@ -44,12 +46,6 @@ def is_model_folder(path: Path) -> bool:
         return True  # what is wrong is reported when it is read
 
 
-def hub_name(path: Path) -> str | None:
-    """Return `OWNER--NAME` for a folder in the cache of the Hub; None for others."""
-    repository = path.parent.parent.name
-    return repository.removeprefix(MODELS) if repository.startswith(MODELS) and path.parent.name == SNAPSHOTS else None
-
-
 def find_model_folder(given: Path, reporter: Reporter) -> Path:
     """Return the folder that `hf:OWNER/NAME[@REVISION]` or `hf:FOLDER` names. An existing folder has priority.
 
@@ -58,11 +54,13 @@ def find_model_folder(given: Path, reporter: Reporter) -> Path:
 
     Raises:
         CheckpointError: transformers is not installed, there is no such folder or repository, or it has no such model.
+        DataError: No folder can have this name.
         DownloadError: The Hub cannot be reached, and the cache has no copy.
     """
     check_installed()
     text = given.as_posix().removeprefix(PREFIX)
-    folder = Path(text).expanduser()
+    check_can_exist(text)
+    folder = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib raises an error for ~NAME of an unknown user
     if text and folder.is_dir():
         check_saved_config(folder)
         return folder
@@ -92,7 +90,7 @@ def shown_name(path: Path) -> str:
 
 def recipe_name(folder: Path) -> str:
     """Return a name for the recipe of a model: that of its repository or folder, which may contain anything."""
-    name = hub_name(folder) or folder.resolve().name
+    name = hub_name(folder) or resolve_links(folder).name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-") or "transformers"
 
 

@@ -19,6 +19,8 @@ from panformer_cli.models.hugging_face.local_config import local_config
 from panformer_cli.models.hugging_face.preprocessor import Preprocessing, preprocessing_of
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings, QueryMergingSettings
 from panformer_cli.settings import DataSettings
+from panformer_cli.storage.files import resolve_links
+from panformer_cli.storage.hub import hub_name
 from panformer_cli.storage.model_folder import CONFIG, PREPROCESSOR, read_json, weight_names
 from panformer_cli.storage.tensor_files import read_header
 from panformer_cli.wording import listing, short
@@ -182,7 +184,8 @@ def _data_settings(
 
 def _notes(config: Mapping[str, Any], name: ArchitectureName, folder: Path) -> list[str]:
     notes = []
-    if "semantic" in f"{folder.name} {config.get('_name_or_path', '')}".lower():
+    name_of_model = hub_name(folder) or resolve_links(folder).name
+    if "semantic" in f"{name_of_model} {config.get('_name_or_path', '')}".lower():
         notes.append(
             f"{folder}: the name says that it was trained for semantic segmentation; adjacent things of one class "
             "are then one segment"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -37,15 +38,20 @@ def post_process(
     processor_class = getattr(transformers, architecture.processor)
     processor = object.__new__(processor_class)  # without `__init__`: OneFormer's fetches a file from the Hub
     class_name, mask_name = architecture.outputs
-    output = SimpleNamespace(**{class_name: masks.class_logits[None], mask_name: masks.mask_logits[None]})
     is_eomt = architecture.rounding == "square"
+    side, longest = masks.canvas[0], max(masks.resized)
+    mask_logits = masks.mask_logits
+    if is_eomt and longest < side:  # transformers takes for granted that the image has the length of the square
+        in_square = replace(masks, resized=(longest, longest))
+        mask_logits, side = in_square.resized_logits(list(range(len(mask_logits)))), longest
+    output = SimpleNamespace(**{class_name: masks.class_logits[None], mask_name: mask_logits[None]})
     options: dict[str, Any] = {"target_sizes": [masks.size]}
     if thresholds is not None:
         score, overlap = thresholds
         options |= {"threshold": score, "overlap_mask_area_threshold": overlap}
         options |= {"stuff_classes": list(stuff)} if is_eomt else {"label_ids_to_fuse": set(stuff)}
     if is_eomt:
-        options["size"] = {"shortest_edge": masks.canvas[0], "longest_edge": masks.canvas[0]}
+        options["size"] = {"shortest_edge": side, "longest_edge": side}
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:

@@ -142,6 +142,7 @@ def test_repositories_without_a_model_are_refused(files: dict[str, bytes], sente
         ("hf:../a/b", "does not exist; expected the folder"),
         ("hf:/a/b", "does not exist; expected the folder"),
         ("hf:~/no such", "does not exist; expected the folder"),
+        ("hf:~nobody here/model", "~nobody here/model does not exist; expected the folder"),
         ("hf:file.txt", "file.txt is a file; expected the folder"),
         ("hf:https://huggingface.co/a/b", "is not the name of a repository"),
         ("HF:a/b", "no such file"),

@@ -104,9 +104,14 @@ def test_code_of_the_repository_is_ignored(tmp_path: Path) -> None:
     assert read_saved_folder(tmp_path).model.architecture == "mask2former"
 
 
-def test_a_name_with_semantic_is_noted(tmp_path: Path) -> None:
-    write(tmp_path / "mask2former-ade-semantic", ADE20K)
-    assert any("semantic" in note for note in read_saved_folder(tmp_path / "mask2former-ade-semantic").notes)
+@pytest.mark.parametrize(
+    "name", ["mask2former-ade-semantic", f"models--owner--cityscapes_semantic_eomt/snapshots/{'0' * 40}"]
+)
+def test_a_name_with_semantic_is_noted(name: str, tmp_path: Path) -> None:
+    """For a model from the Hub, that of the repository: its folder in the cache has the name of the commit."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    write(tmp_path / name, ADE20K)
+    assert any("semantic segmentation" in note for note in read_saved_folder(tmp_path / name).notes)
 
 
 def test_shards(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from panformer_cli.models.hugging_face.labels import groups
 from panformer_cli.models.hugging_face.prediction import QueryPrediction, Rules
 from panformer_cli.models.hugging_face.query_masks import QueryMasks
 from panformer_cli.models.hugging_face.settings import QueryMergingSettings
+from panformer_cli.models.hugging_face.transformers_merging import post_process
 
 TABLE = CategoryTable([Category(17, "cat", True), Category(3, "dog", True), Category(90, "sky", False)])
 LABELS = (90, 17, -1, 90, 3)
@@ -80,3 +81,18 @@ def test_detr_has_one_instance_per_query_with_the_predicted_box() -> None:
     assert np.array(instances.scores).tolist() == pytest.approx([0.6, 0.2], abs=1e-5), "the mask plays no part"
     assert np.array(instances.boxes).tolist() == [[2.5, 0, 7.5, 4]] * 2
     assert [coco_mask.area(mask) for mask in instances.masks] == [12, 12]
+
+
+@pytest.mark.parametrize("longest", [64, 32])
+def test_transformers_merges_an_image_that_does_not_fill_eomts_square(longest: int) -> None:
+    """Its processor takes for granted that the long side of the image has the length of the square."""
+    pytest.importorskip("transformers")
+    height, half = longest // 2, longest // 2
+    masks = torch.full((2, 64, 64), -9.0)
+    masks[0, :height, :half], masks[1, :height, half:longest] = 9.0, 9.0
+    classes = torch.full((2, 4), -9.0)
+    classes[0, 0], classes[1, 1] = 9.0, 9.0
+    found = QueryMasks(classes, masks, (64, 64), (height, longest), (100, 200))
+    ids, segments = post_process(found, ARCHITECTURES["eomt"], (0.8, 0.8), [])
+    assert (ids[:, :100] == 1).all() and (ids[:, 100:] == 2).all()
+    assert [(segment.id, segment.label) for segment in segments] == [(1, 0), (2, 1)]
