@@ -129,6 +129,8 @@ class InferenceChanges:
         short_side, long_side = self.short_side or data.short_side, self.long_side or data.long_side
         if self.long_side is None:
             long_side = max(short_side, long_side)
+        if self.short_side is None:
+            short_side = min(short_side, long_side)
         if short_side > long_side:
             raise PanformerError(
                 f"--short-side is {short_side} and --long-side {long_side}; expected a long side of at least the short "

@@ -14,8 +14,13 @@ import pytest
 from PIL import Image
 
 import panformer
+from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
+from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.errors import PanformerError
+from panformer_cli.recipe import Recipe
+from panformer_cli.settings import DataSettings
 from tests.conftest import REPOSITORY
 from tests.engine.small import categories_of, run_command, small_scenes
 from tests.helpers import files_of, made_once, run
@@ -185,6 +190,20 @@ def test_what_is_refused(
     assert run(*words) == 2
     assert sentence in " ".join(capfd.readouterr().err.split())
     assert not Path("runs").exists()
+
+
+def test_a_long_side_below_the_short_side_of_the_checkpoint() -> None:
+    """It shortens the short side, and a short side above the long side of the checkpoint lengthens the long side."""
+    recipe = Recipe(data=DataSettings(short_side=800, long_side=1333))
+    checkpoint = Checkpoint(Path("file"), recipe, COCO, TrainProgress(), False, "0")
+    for changes, sides in (
+        (InferenceChanges(long_side=600), (600, 600)),
+        (InferenceChanges(long_side=1000), (800, 1000)),
+        (InferenceChanges(short_side=1500), (1500, 1500)),
+        (InferenceChanges(short_side=600), (600, 1333)),
+    ):
+        data = changes.applied_to(checkpoint).recipe.data
+        assert (data.short_side, data.long_side) == sides
 
 
 @pytest.mark.slow

@@ -7,17 +7,15 @@ the names of the files are fixed, so nothing is written outside the cache.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from panformer_cli.errors import CheckpointError
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.hub import HubReference, open_snapshot
-from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.storage.model_folder import CONFIG, WEIGHTS, read_json
 
 PREFIX = "hub:"
 EXTRA = "hub"
 """The extra of panformer that installs huggingface_hub."""
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 LIBRARY = "panformer"
 """`library_name` in the configuration of a published model."""
 
@@ -40,7 +38,7 @@ def find_hub_model(given: Path, reporter: Reporter) -> Path:
 
     reference = HubReference.parse(given.as_posix().removeprefix(PREFIX))
     snapshot = open_snapshot(reference, EXTRA, reporter)
-    config = _read(snapshot.fetch(CONFIG, reporter))
+    config = read_json(snapshot.fetch(CONFIG, reporter).parent, CONFIG)
     if config.get("library_name") != LIBRARY:
         other = f"; models of transformers are given as hf:{reference}" if "model_type" in config else ""
         raise CheckpointError(
@@ -50,12 +48,3 @@ def find_hub_model(given: Path, reporter: Reporter) -> Path:
     if not is_own_checkpoint(path):
         raise CheckpointError(f"{WEIGHTS} of the repository {reference} is not a checkpoint of panformer")
     return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the configuration; empty if the file has something else."""
-    try:
-        content = parse_json(path.read_bytes())
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

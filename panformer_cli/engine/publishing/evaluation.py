@@ -84,7 +84,13 @@ def find_evaluation(checkpoint: Path, folder: Path | None, reporter: Reporter) -
             raise CheckpointError(f"{problem}; evaluate it first: panformer evaluate {checkpoint} --out FOLDER")
         reporter.warn(f"{problem}, so the model card has no metrics; evaluate it first for a card with metrics")
         return None
-    return _summary(_read(place / METRICS))
+    try:
+        return _summary(_read(place / METRICS))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise PanformerError(
+            f"{place / METRICS} lacks a part, or is of another version of panformer ({error!r}); evaluate the "
+            "checkpoint again"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

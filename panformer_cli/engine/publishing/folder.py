@@ -9,12 +9,13 @@ from typing import Any
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import FORMAT, save_checkpoint
-from panformer_cli.engine.checkpoints.hub_models import CONFIG, LIBRARY, WEIGHTS
+from panformer_cli.engine.checkpoints.hub_models import LIBRARY
 from panformer_cli.engine.publishing.card import model_card
 from panformer_cli.engine.publishing.publication import Publication
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.storage.files import write_text
+from panformer_cli.storage.model_folder import CONFIG, WEIGHTS
 
 CARD = "README.md"
 FILES = (WEIGHTS, CONFIG, CARD)

@@ -15,6 +15,8 @@ from panformer_cli.wording import short
 Colors = tuple[float, float, float]
 NOISE = 1e-6
 """Largest difference from ImageNet's numbers that is rounding."""
+LARGEST = 10
+"""Limit of the absolute value of a mean or deviation. Those for colors of 0 to 255 are above it."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ def preprocessing_of(content: Mapping[str, Any], path: Path) -> Preprocessing:
 
 def _colors(content: Mapping[str, Any], key: str, usual: Colors, path: Path) -> Colors:
     value = content.get(key, usual)
-    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(map(_is_number, value)):
-        raise CheckpointError(f"{path}: {key} is {short(value)}; expected three numbers")
+    is_row = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
+    if not is_row or max(map(abs, value)) > LARGEST:
+        raise CheckpointError(
+            f"{path}: {key} is {short(value)}; expected three numbers, for colors of 0 to 1, of at most {LARGEST}"
+        )
     red, green, blue = map(float, value)
     is_usual = max(abs(one - other) for one, other in zip((red, green, blue), usual, strict=True)) <= NOISE
     return usual if is_usual else (red, green, blue)

@@ -193,3 +193,19 @@ def test_names_are_checked(change: dict[str, str], problem: str) -> None:
     with pytest.raises(PanformerError, match=problem) as raised:
         PushRequest(Path("best.safetensors"), **names)  # type: ignore[arg-type]
     assert "hf_abc" not in str(raised.value)
+
+
+@pytest.mark.parametrize("missing", ["annotation", "images", "panoptic.all", "panoptic.all.pq", "settings.annotation"])
+def test_an_evaluation_that_lacks_a_part(missing: str, run: Path, tmp_path: Path) -> None:
+    path = run / "evaluation" / "metrics.json"
+    content = part = json.loads(path.read_text())
+    *outer, last = missing.split(".")
+    for key in outer:
+        part = part[key]
+    del part[last]
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        PanformerError, match=rf"metrics.json lacks a part, .*'{last}'.*; evaluate the checkpoint again"
+    ):
+        published(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -50,6 +50,7 @@ def test_things_of_oneformer() -> None:
         ({"image_mean": [0.5, 0.5]}, "image_mean is"),
         ({"image_mean": [0.5, "a", 0.5]}, "image_mean is"),
         ({"image_std": [0.5, 0, 0.5]}, "image_std is"),
+        ({"image_mean": [123.675, 116.28, 103.53]}, f"{PATH}: image_mean is .*for colors of 0 to 1"),
         ({"size": {"shortest_edge": 900, "longest_edge": 800}}, "900 and 800"),
         ({"size": "large", "max_size": 7}, "'large' and 7"),
     ],
