@@ -184,7 +184,9 @@ def import_hub(extra: str) -> Any:
     Raises:
         CheckpointError: It is not installed.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports every retry; an error says it all
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it reports every retry; the error at the end is enough
     try:
         import_module("huggingface_hub.constants")  # the package finds its functions by itself, but not this module
         return import_module("huggingface_hub")
@@ -215,7 +217,7 @@ def _remember(cache: Path, revision: str, commit: str) -> None:
 
 
 def _report_author(hub: Any, reference: HubReference, reporter: Reporter) -> None:
-    """Report who wrote a pull request: anybody can, whoever owns the repository."""
+    """Report who wrote a pull request, which need not be the owner of the repository."""
     number = reference.pull_request
     if number is None:
         return

@@ -22,7 +22,7 @@ from panformer_cli.settings import DataSettings
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.storage.hub import hub_name
 from panformer_cli.storage.model_folder import CONFIG, PREPROCESSOR, read_json, weight_names
-from panformer_cli.storage.tensor_files import read_header
+from panformer_cli.storage.tensor_files import kind_of, read_header
 from panformer_cli.wording import listing, short
 
 if TYPE_CHECKING:
@@ -114,6 +114,12 @@ def weight_files(folder: Path) -> list[Path]:
             weights of another model.
     """
     files = [folder / name for name in weight_names(folder)]
+    for file in files:
+        if kind_of(file) != "safetensors":
+            raise CheckpointError(
+                f"weights {file}: the file was written by torch.save, not as safetensors; it was not loaded, because a "
+                "pickle can run code; save the model with transformers 5, or look for a conversion"
+            )
     tensors = [name for file in files for name in read_header(file)[1]]
     if tensors and all(name.startswith("network.") for name in tensors):
         raise CheckpointError(

@@ -19,7 +19,7 @@ from panformer_cli.models.hugging_face.local_config import local_config
 from panformer_cli.models.hugging_face.model import HuggingFaceModel
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings
 from panformer_cli.storage.model_folder import read_json
-from panformer_cli.wording import counted, listing
+from panformer_cli.wording import counted, listing, truncated
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ OPTIONAL = ("criterion.empty_weight", "attn_mask_probs")
 """Buffers that a checkpoint may lack: they are set here, or not used at inference."""
 IGNORED = ("criterion.", "model.text_mapper.")
 """Prefixes of tensors that only training needs; OneFormer has the second one."""
+LONGEST_REASON = 300
+"""Characters of an error of transformers that are shown."""
 
 
 def load(folder: HuggingFaceFolder) -> HuggingFaceModel:
@@ -54,7 +56,7 @@ def load(folder: HuggingFaceFolder) -> HuggingFaceModel:
             )
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
-                f"checkpoint {folder.path}: transformers cannot load it ({_first_line(error)}); download it again"
+                f"checkpoint {folder.path}: transformers cannot load it ({_reason(error)}); download it again"
             ) from error
     _check_loaded(found, folder.path)
     return model_of(network, folder.model, folder.categories)
@@ -114,9 +116,7 @@ def _read_config(settings: HuggingFaceSettings) -> Any:
         try:
             config = network_class.config_class.from_dict(content)
         except Exception as error:  # transformers raises many types
-            raise CheckpointError(
-                f"{settings.config}: {_first_line(error)}; expected a config of transformers"
-            ) from error
+            raise CheckpointError(f"{settings.config}: {_reason(error)}; expected a config of transformers") from error
     config.is_training = False  # OneFormer's pixel decoder has dropout that depends on this alone
     return config
 
@@ -178,5 +178,6 @@ def _quiet(transformers: Any) -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Return the text of an error of transformers, which can have many lines, in one."""
+    return truncated(" ".join(str(error).split()), LONGEST_REASON) or type(error).__name__

@@ -42,7 +42,7 @@ class HuggingFaceSettings(ModelSettings):
     image_std: Annotated[tuple[float, float, float], Range(0, 10, above=True)] = IMAGENET_STD
     """Standard deviation of the channels R, G, B, for values of 0 to 1."""
     task: Literal["panoptic", "instance"] = "panoptic"
-    """OneFormer only: the task that the network is told. `instance` is for box AP and mask AP."""
+    """OneFormer only: the task that the network receives. `instance` is for box AP and mask AP."""
 
     parts: ClassVar[tuple[str, ...]] = ()
 

@@ -144,6 +144,15 @@ def test_missing_unexpected_and_other_tensors(save: Save, caplog: pytest.LogCapt
         folder.load()
 
 
+def test_a_setting_of_the_wrong_type(save: Save) -> None:
+    """The error says which setting, although transformers has that in its second line."""
+    folder = save("eomt")
+    path = folder.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": "wide"}))
+    with pytest.raises(CheckpointError, match=r"config.json: .*'hidden_size': .*'wide'.*; expected a config of trans"):
+        folder.load()
+
+
 def test_a_network_is_built_with_random_weights(save: Save) -> None:
     """A recipe of the family can be benchmarked without weights; labels are those of the table."""
     folder = save("detr")
