@@ -35,6 +35,7 @@ _REVISION = re.compile(r"(?!.*(?:\.\.|//))[\w](?:[\w./+-]*[\w])?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
 _PULL_REQUEST = re.compile(r"refs/pr/([0-9]+)")
+_LOGIN = re.compile(r"(?<=//)[^/\s]*@")  # user name and password in an address
 _LONGEST = 96  # characters of a repository's name
 _WAIT = 10.0  # seconds for an answer of the Hub
 
@@ -164,8 +165,7 @@ def open_snapshot(reference: HubReference, extra: str, reporter: Reporter) -> Hu
     commit = str(info.sha)
     if not _COMMIT.fullmatch(commit):
         raise DownloadError(
-            f"{reference}: {hub.constants.ENDPOINT} does not answer like the Hugging Face Hub; check "
-            "HF_ENDPOINT and the proxy"
+            f"{reference}: {hub_address()} does not answer like the Hugging Face Hub; check HF_ENDPOINT and the proxy"
         )
     _report_author(hub, reference, reporter)
     _remember(cache, reference.revision, commit)
@@ -195,6 +195,11 @@ def import_hub(extra: str) -> Any:
             f"repositories of the Hugging Face Hub need the package huggingface_hub, which cannot be imported ({error})"
             f"; install it with: pip install 'panformer[{extra}]'"
         ) from error
+
+
+def hub_address() -> str:
+    """Return the address of the Hub or its mirror, for messages: without the login that HF_ENDPOINT can have."""
+    return _LOGIN.sub("", import_module("huggingface_hub.constants").ENDPOINT)
 
 
 def _cached_commit(cache: Path, revision: str) -> str:
@@ -260,9 +265,9 @@ def _bar_class(name: str, reporter: Reporter) -> type:
 @contextmanager
 def _explained(reference: HubReference) -> Iterator[None]:
     """Turn the errors of huggingface_hub into ours. Its messages are not shown, except reasons of the connection."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    where = constants.ENDPOINT
+    where = hub_address()
     try:
         yield
     except errors.GatedRepoError as error:
@@ -302,7 +307,7 @@ def _explained(reference: HubReference) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return the name of an error, and its text if it is short and has no header of a request, such as the token's."""
-    text = " ".join(str(error).split())
+    text = _LOGIN.sub("", " ".join(str(error).split()))
     shown = 0 < len(text) <= _LONGEST and "header" not in text.lower() and "bearer" not in text.lower()
     return f"{type(error).__name__}: {text}" if shown else type(error).__name__
 

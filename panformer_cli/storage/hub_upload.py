@@ -14,7 +14,7 @@ from typing import Any
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.hub import import_hub
+from panformer_cli.storage.hub import hub_address, import_hub
 from panformer_cli.wording import short
 
 EXTRA = "hub"
@@ -135,9 +135,9 @@ def _bars(hub: Any, shown: bool) -> Iterator[None]:
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
     """Turn the errors of huggingface_hub into ours."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    where, owner = constants.ENDPOINT, repository.partition("/")[0]
+    where, owner = hub_address(), repository.partition("/")[0]
     try:
         yield
     except errors.RepositoryNotFoundError as error:

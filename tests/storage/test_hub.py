@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.storage.download import DownloadError
 from panformer_cli.storage.hub import HubReference, HubSnapshot, open_snapshot
+from panformer_cli.storage.hub_upload import Destination, UploadError, check_destination
 from tests.hub_server import CLOSED, TOKEN, Failure, HubServer, connect
 from tests.prepare.reporters import RecordingReporter as Messages
 
@@ -138,3 +140,14 @@ def test_a_token_is_not_shown(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -
         snapshot.fetch("model.safetensors", reporter)
     assert TOKEN not in str(caught.value) + str(reporter.messages)
     assert not any(TOKEN in path.read_text(errors="replace") for path in snapshot.folder.parents[3].rglob("*.json"))
+
+
+def test_the_login_of_a_mirror_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    host = CLOSED.removeprefix("http://")
+    connect(monkeypatch, f"http://alice:secret@{host}", tmp_path)
+    with pytest.raises(DownloadError, match=f"could not reach http://{re.escape(host)} ") as caught:
+        opened()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(UploadError, match=f"could not reach http://{re.escape(host)} ") as refused:
+        check_destination(Destination("user/model"), (), Messages())
+    assert "secret" not in f"{caught.value} {refused.value}"
