@@ -6,7 +6,6 @@ pixels that each kernel shares with the ground truth are counted once.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.knet.postprocessing import Ints, KernelPrediction, kept_rows
 from panformer_cli.models.knet.settings import WinnerSettings
 from panformer_cli.storage.files import write_json
+from panformer_cli.storage.plain_json import parse as parse_json
 
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
@@ -59,7 +59,7 @@ class WinnerCache:
             DataError: the file is corrupt.
         """
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            content: Any = parse_json(path.read_bytes())
             whole, own = ImageOverlap.from_json(content["whole"]), np.array(content["own"], np.int64)
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise DataError(f"{path} is corrupt: {error}; delete it and run the command again") from error

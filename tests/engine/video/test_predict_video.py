@@ -76,8 +76,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         categories = TABLE
 
     found = ColorModel()
-    monkeypatch.setattr(module, "read_checkpoint", lambda path: Checkpoint())
-    monkeypatch.setattr(InferenceChanges, "applied_to", lambda self, checkpoint: checkpoint)
+    monkeypatch.setattr(InferenceChanges, "read", lambda self, path, reporter: Checkpoint())
     monkeypatch.setattr(module, "predictor_of", lambda *arguments: found)
     return found
 

@@ -47,7 +47,7 @@ def test_an_image_whose_pixels_are_won_by_one_kernel(tmp_path: Path) -> None:
     assert cached.overlap(WinnerSettings(1.0, 0.0), TABLE).predictions == ()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"whole": 3, "own": []}', '{"own": [1]}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"whole": 3, "own": []}', '{"own": [1]}', "[" * 100_000])
 def test_a_corrupt_file_is_reported(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
