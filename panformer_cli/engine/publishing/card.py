@@ -10,7 +10,7 @@ from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.hub_models import LIBRARY, PREFIX
 from panformer_cli.engine.publishing.evaluation import EvaluationSummary, Score
-from panformer_cli.engine.publishing.publication import DataFile, Publication
+from panformer_cli.engine.publishing.publication import Publication
 from panformer_cli.recipe_io import recipe_differences, recipe_from_dict
 from panformer_cli.storage import plain_yaml
 from panformer_cli.wording import counted, interval_text
@@ -68,9 +68,11 @@ def _evaluated_data(publication: Publication) -> str:
 def _introduction(publication: Publication) -> str:
     model, categories = publication.checkpoint.recipe.model, publication.checkpoint.categories
     data = f" on {escaped(publication.data_name)}" if publication.data_name else ""
+    by_panformer = " with panformer" if publication.is_trained else ""
+    trained = f", trained{data}{by_panformer}" if data or by_panformer else ""
     things, stuff = counted(categories.num_things, "thing class"), counted(categories.num_stuff, "stuff class")
     return (
-        f"A model for panoptic segmentation with {things} and {stuff}, trained{data} with panformer: "
+        f"A model for panoptic segmentation with {things} and {stuff}{trained}: "
         f"`{model.family}` with the backbone `{model.backbone}`, "
         f"{publication.parameters / 1e6:.1f} million parameters."
     )
@@ -118,13 +120,16 @@ def _training(publication: Publication) -> list[str]:
     settings = plain_yaml.write_standard(changed)
     weights = " The weights are the moving average of training." if recipe.train.ema_decay else ""
     text = f"Recipe {escaped(recipe.name)}, {counted(progress.step, 'optimizer step')}.{weights}"
+    if not publication.is_trained:
+        text = f"panformer did not train these weights. It runs them by the recipe {escaped(recipe.name)}."
     listed = "These settings differ from the defaults of panformer; `config.json` has all of them."
-    return ["## Training", f"{text} {listed}", f"```yaml\n{settings}```", *_data(publication.data)]
+    return ["## Training", f"{text} {listed}", f"```yaml\n{settings}```", *_data(publication)]
 
 
-def _data(files: Sequence[DataFile]) -> list[str]:
+def _data(publication: Publication) -> list[str]:
+    files = publication.data
     if not files:
-        return ["The run does not record which data it was trained on."]
+        return ["The run does not record which data it was trained on."] if publication.is_trained else []
     rows = [(_ROLES.get(file.role, file.role), str(file.size), f"`{file.sha256}`") for file in files]
     return ["The files that the weights depend on:", table(("file", "bytes", "SHA-256"), rows)]
 
@@ -139,8 +144,9 @@ def _categories(categories: CategoryTable) -> list[str]:
 
 
 def _versions(publication: Publication) -> list[str]:
-    trained = ", ".join(f"{name} {version}" for name, version in publication.versions.items())
-    return ["## Versions", f"Trained with {escaped(trained)}. Published with panformer {__version__}."]
+    versions = ", ".join(f"{name} {version}" for name, version in publication.versions.items())
+    trained = f"Trained with {escaped(versions)}. " if publication.is_trained else ""
+    return ["## Versions", f"{trained}Published with panformer {__version__}."]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,7 +8,6 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint
-from panformer_cli.engine.environment import environment
 from panformer_cli.engine.publishing.evaluation import EvaluationSummary
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.recipe import Recipe
@@ -61,6 +60,11 @@ class Publication:
         """The repository without its owner."""
         return self.repository.partition("/")[2]
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether panformer trained the weights; False for imported ones."""
+        return self.checkpoint.progress.step > 0
+
 
 def without_folders(recipe: Recipe) -> Recipe:
     """Return the recipe without the folders of this machine: no `data.root`, and only the names of files."""
@@ -80,9 +84,9 @@ def data_of(checkpoint: Checkpoint) -> tuple[DataFile, ...]:
 
 
 def versions_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the versions of the last start of the run; without a run, those of this process and of the file."""
+    """Return the versions of the last start of the run; without a run, the one of panformer that wrote the file."""
     starts = _starts(checkpoint)
-    record: dict[str, Any] = starts[-1] if starts else environment() | {"panformer": checkpoint.version}
+    record: dict[str, Any] = starts[-1] if starts else {"panformer": checkpoint.version}
     versions = {name: record[name] for name in _VERSIONS if name in record} | record.get("libraries", {})
     return {name: str(version) for name, version in versions.items()}
 

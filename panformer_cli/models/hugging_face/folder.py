@@ -200,4 +200,9 @@ def _notes(config: Mapping[str, Any], name: ArchitectureName, folder: Path) -> l
         notes.append(
             f"{folder}: MaskFormer has no rule for instances; box AP and mask AP are computed by that of Mask2Former"
         )
+    if name == "oneformer":
+        notes.append(
+            f"{folder}: OneFormer's published box AP and mask AP are those of another task, instance; here they are of "
+            "the task panoptic"
+        )
     return notes

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from panformer_cli import __version__
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import (
     TrainingState,
@@ -57,6 +58,25 @@ def test_the_files(run: Path, tmp_path: Path) -> None:
     assert f"| annotations of the training split | 99 | `{SHA}` |" in card
     assert "Recipe colors, 12 optimizer steps." in card
     assert "Trained with panformer 0.1.9, python 3.11.4, torch 2.7.0, timm 1.0.22." in card
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_file_that_is_not_of_a_run(step: int, run: Path, tmp_path: Path) -> None:
+    """Imported weights were not trained by panformer; those of an average were, with versions that are not known."""
+    checkpoint = read_checkpoint(run / "best.safetensors")
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, load_model(checkpoint), checkpoint.recipe, checkpoint.categories, TrainProgress(step=step))
+    card = (published(path, tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    sections = card.partition("## Training")[2]
+    assert "python" not in sections.partition("## Versions")[2]
+    if step:
+        assert "1 stuff class, trained with panformer: `color`" in card
+        assert "The run does not record which data it was trained on." in card
+        assert f"Trained with panformer {__version__}. Published with panformer {__version__}." in card
+    else:
+        assert "2 thing classes and 1 stuff class: `color` with" in card
+        assert "panformer did not train these weights. It runs them by the recipe colors." in card
+        assert "rained with panformer" not in card and "which data" not in card and "optimizer step" not in card
 
 
 def test_metrics_have_their_intervals(run: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_a_folder_of_coco(name: str, tmp_path: Path) -> None:
     sides = (saved.data.short_side, saved.data.long_side)
     assert sides == ((1280, 1280) if name.startswith("eomt") else (800, 1333))
     assert any("instances" in note for note in saved.notes) == (name == "maskformer")
+    assert any("of the task panoptic" in note for note in saved.notes) == (name == "oneformer")
 
 
 @pytest.mark.parametrize(
