@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from panformer_cli.data.structures import IdMap
+from panformer_cli.errors import DataError
 from panformer_cli.models.hugging_face.architectures import Architecture
 from panformer_cli.models.hugging_face.query_masks import QueryMasks
 
@@ -32,6 +33,9 @@ def post_process(
         architecture: selects the processor.
         thresholds: score and overlap threshold; None for transformers' defaults, without stuff.
         stuff: labels to fuse.
+
+    Raises:
+        DataError: transformers cannot process an image of this size, which is much longer than wide.
     """
     import transformers
 
@@ -39,23 +43,25 @@ def post_process(
     processor = object.__new__(processor_class)  # without `__init__`: OneFormer's fetches a file from the Hub
     class_name, mask_name = architecture.outputs
     is_eomt = architecture.rounding == "square"
-    side, longest = masks.canvas[0], max(masks.resized)
-    mask_logits = masks.mask_logits
-    if is_eomt and longest < side:  # transformers takes for granted that the image has the length of the square
-        in_square = replace(masks, resized=(longest, longest))
-        mask_logits, side = in_square.resized_logits(list(range(len(mask_logits)))), longest
-    output = SimpleNamespace(**{class_name: masks.class_logits[None], mask_name: mask_logits[None]})
+    if is_eomt:
+        masks = _filling_square(masks)
+    output = SimpleNamespace(**{class_name: masks.class_logits[None], mask_name: masks.mask_logits[None]})
     options: dict[str, Any] = {"target_sizes": [masks.size]}
     if thresholds is not None:
         score, overlap = thresholds
         options |= {"threshold": score, "overlap_mask_area_threshold": overlap}
         options |= {"stuff_classes": list(stuff)} if is_eomt else {"label_ids_to_fuse": set(stuff)}
     if is_eomt:
-        options["size"] = {"shortest_edge": side, "longest_edge": side}
+        options["size"] = {"shortest_edge": masks.canvas[0], "longest_edge": masks.canvas[0]}
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:
         (found,) = processor.post_process_panoptic_segmentation(output, **options)
+    except RuntimeError as error:  # a side that EoMT's processor rounds to 0
+        raise DataError(
+            f"transformers cannot merge the masks of an image of {masks.size[1]} x {masks.size[0]} pixels ({error}); "
+            "leave --hf-post-processing out"
+        ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
     first_id = int(is_eomt)  # EoMT's ids are from 0 and its void is -1
@@ -65,3 +71,13 @@ def post_process(
         for row in found["segments_info"]
     ]
     return np.maximum(ids, 0), segments
+
+
+def _filling_square(masks: QueryMasks) -> QueryMasks:
+    """Return the masks with as much of the square as the long side of the image: transformers expects no more."""
+    longest = max(masks.resized)
+    if longest == masks.canvas[0]:
+        return masks
+    square = (longest, longest)
+    logits = replace(masks, resized=square).resized_logits(list(range(len(masks.mask_logits))))
+    return replace(masks, mask_logits=logits, canvas=square)

@@ -8,6 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.errors import DataError
 from panformer_cli.models.hugging_face.architectures import ARCHITECTURES
 from panformer_cli.models.hugging_face.labels import groups
 from panformer_cli.models.hugging_face.prediction import QueryPrediction, Rules
@@ -96,3 +97,11 @@ def test_transformers_merges_an_image_that_does_not_fill_eomts_square(longest: i
     ids, segments = post_process(found, ARCHITECTURES["eomt"], (0.8, 0.8), [])
     assert (ids[:, :100] == 1).all() and (ids[:, 100:] == 2).all()
     assert [(segment.id, segment.label) for segment in segments] == [(1, 0), (2, 1)]
+
+
+def test_an_image_that_transformers_cannot_merge() -> None:
+    """Its processor of EoMT rounds the short side to 0 pixels."""
+    pytest.importorskip("transformers")
+    found = QueryMasks(torch.tensor([[9.0, -9.0]]), torch.full((1, 64, 64), 9.0), (64, 64), (1, 64), (1, 500))
+    with pytest.raises(DataError, match="transformers cannot merge the masks of an image of 500 x 1 pixels .*; leave"):
+        post_process(found, ARCHITECTURES["eomt"], None, [])
