@@ -52,7 +52,7 @@ def load(folder: HuggingFaceFolder) -> HuggingFaceModel:
             )
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
-                f"checkpoint {folder.path}: transformers cannot load it ({_first_line(error)}); download it again"
+                f"checkpoint {folder.path}: transformers cannot load it ({_reason(error)}); download it again"
             ) from error
     _check_loaded(found, folder.path)
     return model_of(network, folder.model, folder.categories)
@@ -112,7 +112,8 @@ def _read_config(settings: HuggingFaceSettings) -> Any:
             config = network_class.config_class.from_pretrained(settings.config, local_files_only=True)
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
-                f"{settings.config}: {_first_line(error)}; expected a config of transformers"
+                f"{settings.config}: transformers cannot read it ({_reason(error)}); expected the config of a complete "
+                "network, with its backbone in backbone_config; download it again, or save it with transformers"
             ) from error
     config.is_training = False  # OneFormer's pixel decoder has dropout that depends on this alone
     return config
@@ -137,7 +138,7 @@ def _check_loaded(found: Mapping[str, Any], path: Path) -> None:
     missing = sorted(name for name in found["missing_keys"] if not name.endswith(OPTIONAL))
     if missing:
         raise CheckpointError(
-            f"checkpoint {path}: {counted(len(missing), 'tensor')} of the network are missing, such as {missing[0]}; "
+            f"checkpoint {path}: it lacks {counted(len(missing), 'tensor')} of the network, such as {missing[0]}; "
             "use a complete checkpoint of this architecture"
         )
     unexpected = sorted(name for name in found["unexpected_keys"] if not name.startswith(IGNORED))
@@ -162,18 +163,31 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Silence transformers' warnings and progress bars."""
+    """Silence transformers' warnings and progress bars, and keep it from the network.
+
+    `local_files_only` does not suffice: a config can name a backbone, which transformers looks for on the Hub.
+    """
+    from huggingface_hub import constants  # a requirement of transformers
+
     log = transformers.utils.logging
-    level, shows_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    level, shows_bars, offline = log.get_verbosity(), log.is_progress_bar_enabled(), constants.HF_HUB_OFFLINE
     log.set_verbosity_error()
     log.disable_progress_bar()
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
+        constants.HF_HUB_OFFLINE = offline
         log.set_verbosity(level)
         if shows_bars:
             log.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, or that something outside of the folder is needed."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return "it names a backbone on the Hugging Face Hub, which is not downloaded"
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line}" if isinstance(error, KeyError) or not line else line.rstrip(":")
