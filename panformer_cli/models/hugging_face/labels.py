@@ -135,8 +135,8 @@ def _named(labels: LabelNames) -> Labels:
     )
     notes: tuple[str, ...] = ()
     if things is None:
-        sentence = "its files do not say which labels are stuff, so all are treated as things; --categories gives them"
-        notes = (f"{labels.where}: {sentence}",)
+        sentence = "its files do not say which labels are stuff, so all are treated as things"
+        notes = (f"{labels.where}: {sentence}; give a category table (--categories)",)
     return Labels(table, tuple(range(1, len(labels.names) + 1)), (), "", notes)
 
 
@@ -175,7 +175,9 @@ def _mapped(labels: LabelNames, own: Labels, table: CategoryTable | None, label_
     numbers = [NO_CATEGORY] * len(labels.names)
     for key, number in label_map.items():
         if number not in categories:
-            owner, remedy = ("model", ", or other categories with --categories") if table is None else ("data", "")
+            owner, remedy = (
+                ("model", ", or give another category table (--categories)") if table is None else ("data", "")
+            )
             known = listing((category.id for category in categories.categories), 3)
             raise DataError(
                 f"label map: {short(key)} has the category id {number}, which the {owner} does not have; expected one "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.padding import ceil_div, pad_or_crop
 from panformer_cli.models.base import InferenceOnlyModel
@@ -17,6 +18,7 @@ from panformer_cli.models.knet.output import KNetOutput
 from panformer_cli.models.knet.postprocessing import KernelPrediction, scored_masks
 from panformer_cli.models.knet.pyramid import FeaturePyramid
 from panformer_cli.models.knet.settings import WinnerSettings
+from panformer_cli.wording import counted
 
 PADDED_TO = 32
 """The sides of the padded input are multiples of this, in pixels."""
@@ -72,6 +74,11 @@ class KNet(InferenceOnlyModel):
 
     def use_mask_layers(self, layers: int) -> None:
         """Keep only the first update stages, each of which predicts masks; see `PanopticModel.use_mask_layers`."""
+        most = len(self.updates)
+        if layers > most:
+            raise PanformerError(
+                f"--mask-layers is {layers}, but this model has {counted(most, 'stage')}; expected 1 to {most}"
+            )
         self.updates = self.updates[:layers]
 
 

@@ -166,7 +166,7 @@ def test_label_maps_take_the_names_of_a_known_data_set() -> None:
 
 
 def test_a_label_map_without_categories_uses_those_of_the_model() -> None:
-    with pytest.raises(DataError, match=r"category id 20, which the model does not have; .* with --categories"):
+    with pytest.raises(DataError, match=r"category id 20, which the model does not have; .* table \(--categories\)"):
         matched(["bolt", "cat"], None, {"bolt": 20})
 
 

@@ -96,7 +96,8 @@ def test_fewer_mask_layers_are_the_first_stages(model: KNet) -> None:
     short.use_mask_layers(1)
     assert len(short.updates) == 1
     torch.testing.assert_close(infer(short, images).masks, masks[0])
-    short.use_mask_layers(5)
+    with pytest.raises(PanformerError, match="--mask-layers is 5, but this model has 1 stage; expected 1 to 1"):
+        short.use_mask_layers(5)
     assert len(short.updates) == 1
 
 
