@@ -13,6 +13,7 @@ from panformer_cli.engine.checkpoints import hub_models
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.families import check_saved_config
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import resolve_links
 from panformer_cli.storage.hub import MODELS, SNAPSHOTS, HubReference, open_snapshot
 from panformer_cli.storage.model_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, main_weights, shard_names
 from panformer_cli.wording import short
@@ -92,7 +93,7 @@ def shown_name(path: Path) -> str:
 
 def recipe_name(folder: Path) -> str:
     """Return a name for the recipe of a model: that of its repository or folder, which may contain anything."""
-    name = hub_name(folder) or folder.resolve().name
+    name = hub_name(folder) or resolve_links(folder).name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-") or "transformers"
 
 
