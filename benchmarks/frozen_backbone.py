@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -23,9 +22,9 @@ from training_memory import KeptBytes, state_bytes
 from training_setup import (
     STAGES,
     about,
-    fail,
     machine,
     parse,
+    run_comparison,
     staged_step,
     step_of,
     step_parser,
@@ -35,7 +34,6 @@ from training_setup import (
 from panformer_cli.console import print_table
 from panformer_cli.engine.benchmarking.meters import Spread
 from panformer_cli.engine.training.memory.probe import LiveTensors
-from panformer_cli.errors import PanformerError
 
 THINGS = 30
 MIB = 2**20
@@ -113,15 +111,7 @@ def _cells(mode: dict[str, Any]) -> dict[str, str]:
 
 def main(words: list[str]) -> None:
     """Parse the options, compare, and print the results."""
-    arguments = parse(step_parser(__doc__ or "", "320x480"), words)
-    try:
-        content = compare(arguments)
-    except PanformerError as error:
-        fail(str(error))
-    if arguments.json:
-        print(json.dumps(content, indent=2))
-    else:
-        show(content)
+    run_comparison(parse(step_parser(__doc__ or "", "320x480"), words), compare, show)
 
 
 if __name__ == "__main__":

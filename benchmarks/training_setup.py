@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -200,6 +201,22 @@ def machine(content: dict[str, Any]) -> str:
     """Return a line about the machine of `about`."""
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
     return f"{content['device']} ({content['device_name']}), {content['threads']} threads, {versions}"
+
+
+def run_comparison(
+    arguments: argparse.Namespace,
+    compare: Callable[[argparse.Namespace], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Compare, and print the results as tables or, with `--json`, as JSON; errors end the program."""
+    try:
+        content = compare(arguments)
+    except PanformerError as error:
+        fail(str(error))
+    if arguments.json:
+        print(json.dumps(content, indent=2))
+    else:
+        show(content)
 
 
 def fail(message: str) -> NoReturn:

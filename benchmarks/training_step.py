@@ -13,16 +13,14 @@ normal step: `step` is measured without readings in between.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
-from training_setup import STAGES, about, fail, machine, parse, staged_step, step_of, step_parser, whole_step
+from training_setup import STAGES, about, machine, parse, run_comparison, staged_step, step_of, step_parser, whole_step
 
 from panformer_cli.console import print_table
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread
-from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import SamplingName
 
 SAMPLINGS: tuple[SamplingName, SamplingName] = ("auto", "portable")
@@ -84,15 +82,7 @@ def show(content: dict[str, Any]) -> None:
 
 def main(words: list[str]) -> None:
     """Parse the options, compare, and print the results."""
-    arguments = parse(step_parser(__doc__ or "", "480x640"), words)
-    try:
-        content = compare(arguments)
-    except PanformerError as error:
-        fail(str(error))
-    if arguments.json:
-        print(json.dumps(content, indent=2))
-    else:
-        show(content)
+    run_comparison(parse(step_parser(__doc__ or "", "480x640"), words), compare, show)
 
 
 if __name__ == "__main__":

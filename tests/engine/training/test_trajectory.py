@@ -31,7 +31,7 @@ from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
 from tests.engine.small import categories_of, small_recipe, small_scenes
 
-STEPS, EPOCH, BATCH, LR, SLOW, DECAY, CLIP, WARMUP, DROPS = 26, 4, 2, 1e-3, 0.1, 1e-2, 0.1, 5, (2, 5)
+STEPS, EPOCH, BATCH, LR, SLOW, DECAY, CLIP, WARMUP, DROPS = 50, 4, 2, 1e-3, 0.1, 1e-2, 0.1, 5, (4, 9)
 
 PORTABLE = Process(0, 1, torch.device("cpu"), sampling="portable")
 
@@ -190,7 +190,7 @@ def test_steps_are_those_of_a_plain_loop(tmp_path: Path, monkeypatch: pytest.Mon
         "model.frozen_batch_norm": "true",
         "train.batch_size": BATCH,
         "train.images_per_forward": 1,
-        "train.epochs": 7,
+        "train.epochs": 13,
         "train.lr": LR,
         "train.slow_lr_factor": SLOW,
         "train.weight_decay": DECAY,
