@@ -10,6 +10,7 @@ import click
 
 from panformer_cli.cli.network_options import mask_layers_option
 from panformer_cli.cli.options import json_option
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.engine.benchmarking.benchmark import Benchmark
@@ -101,7 +102,7 @@ def _print(result: Benchmark) -> None:
         f"{result.segments:.1f} segments per image of {result.picture_size[0]}x{result.picture_size[1]}",
         f"{result.parameters / 1e6:.1f} M parameters; peak memory {peak} ({result.peak_memory_kind})",
         f"limit: {result.matrix_gflops:.0f} GFLOP/s, a {request.precision} matrix product of {matrices}",
-        f"{environment['device']} ({environment['device_name']}), {environment['threads']} threads, "
+        f"{environment['device']} ({environment['device_name']}), {counted(environment['threads'], 'thread')}, "
         f"torch {environment['torch']}, panformer {environment['panformer']}",
     ):
         click.echo(line)

@@ -23,7 +23,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, write_json, write_text, writing
-from panformer_cli.storage.hub import hub_name
+from panformer_cli.storage.hub import HubReference, hub_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -294,11 +294,22 @@ def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWei
     if given.exists():
         return given, None, ""
     close = get_close_matches(str(given).lower(), PUBLISHED, n=1)
-    guess = f"did you mean {close[0]}? " if close else ""
+    guess = f"did you mean {close[0]}? " if close else _guess_of_hub(given)
     raise CheckpointError(
         f"checkpoint {given}: no such file; {guess}give a checkpoint, the folder of a run or published weights "
         f"({', '.join(PUBLISHED)})"
     )
+
+
+def _guess_of_hub(given: Path) -> str:
+    """Return a question if an argument has the form of a repository of the Hugging Face Hub, or ""."""
+    try:
+        HubReference.parse(given.as_posix())
+    except CheckpointError:
+        return ""
+    if given.suffix in (".safetensors", ".pth", ".pt") or given.parent.exists():
+        return ""
+    return f"for a model of the Hugging Face Hub, give hf:{given} (transformers) or hub:{given} (panformer); otherwise "
 
 
 def results_folder(checkpoint: Path) -> Path:

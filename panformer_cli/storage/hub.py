@@ -69,7 +69,7 @@ class HubReference:
         if not is_name or not all(map(_NAME.fullmatch, names)):
             raise CheckpointError(
                 f"{short(text)} is not the name of a repository on the Hugging Face Hub; expected OWNER/NAME or "
-                "OWNER/NAME@REVISION, such as facebook/maskformer-swin-large-coco"
+                "OWNER/NAME@REVISION, as in the address https://huggingface.co/OWNER/NAME"
             )
         if at and not _REVISION.fullmatch(revision):
             raise CheckpointError(

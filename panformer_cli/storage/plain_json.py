@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
+
+ObjectOf = Callable[[list[tuple[str, Any]]], Any]
+"""Makes the value of an object from its keys and values, in the order of the text, with repeated keys."""
 
 DEEPEST = 100
 """Maximum nesting of lists and objects. Data sets have fewer than ten levels."""
@@ -11,8 +15,8 @@ DEEPEST = 100
 TOO_DEEP = f"lists and objects are nested more than {DEEPEST} levels deep"
 
 
-def parse(text: str | bytes) -> Any:
-    """Return the value of a JSON text.
+def parse(text: str | bytes, object_of: ObjectOf | None = None) -> Any:
+    """Return the value of a JSON text. Objects are dictionaries, or what `object_of` returns.
 
     The nesting that `json` itself can read depends on the Python version: up to 3.11 on the recursion limit, later on
     the stack size. A value that it reads may be nested too deeply for pickling, copying or printing.
@@ -21,7 +25,7 @@ def parse(text: str | bytes) -> Any:
         ValueError: not JSON, or nested too deeply.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=object_of)
     except RecursionError as error:
         raise ValueError(TOO_DEEP) from error
     if is_too_deep(value):

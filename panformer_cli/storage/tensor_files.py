@@ -132,6 +132,8 @@ def read_header(path: Path) -> tuple[dict[str, str], list[str]]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, list(file.keys())
     except (SafetensorError, OSError) as error:
+        if path.is_file():
+            kind_of(path)  # raises with what the file is, such as a Git LFS pointer
         raise _corrupt(path) from error
 
 

@@ -29,6 +29,7 @@ def test_a_label_map_has_category_ids_by_label_or_name(tmp_path: Path) -> None:
         ('{"a": 1.5}', "'a' has the category id 1.5; expected"),
         ('{"a": null}', "'a' has the category id None; expected"),
         (b"\xff\xfe", "is not valid JSON"),
+        ('{"a": 1, "b": 1, "a": 2}', "the label 'a' is in the label map more than once; give it once"),
     ],
 )
 def test_other_label_maps_are_refused(text: str | bytes, sentence: str, tmp_path: Path) -> None:

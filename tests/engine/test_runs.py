@@ -220,6 +220,12 @@ def test_a_published_name_has_priority_over_a_folder_without_a_checkpoint(cached
         ("pvt2b5", "did you mean pvtv2b5? "),
         ("model.safetensors", ""),
         ("runs/mine/x/best.safetensors", ""),
+        ("nowhere/best.safetensors", ""),
+        (
+            "facebook/maskformer-swin-tiny-ade",
+            "for a model of the Hugging Face Hub, give hf:facebook/maskformer-swin-tiny-ade (transformers) or "
+            "hub:facebook/maskformer-swin-tiny-ade (panformer); otherwise ",
+        ),
     ],
 )
 def test_an_unknown_checkpoint_is_reported_with_a_suggestion(given: str, guess: str, cached: Path) -> None:

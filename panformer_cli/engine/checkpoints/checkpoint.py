@@ -268,12 +268,18 @@ def folder_checkpoint(
 
 
 def load_model(checkpoint: Checkpoint, sampling: SamplingName = "auto") -> PanopticModel:
-    """Return the checkpoint's model with its weights, in evaluation mode, on the CPU."""
+    """Return the checkpoint's model with its weights, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: The weights do not fit the model, or have NaN or infinity, with which it would find nothing.
+    """
     recipe = checkpoint.recipe
     if checkpoint.saved is not None:
-        return checkpoint.saved.load()
-    model = build_model(recipe.model, recipe.inference, checkpoint.categories, pretrained=False, sampling=sampling)
-    load_weights(model, checkpoint)
+        model = checkpoint.saved.load()
+    else:
+        model = build_model(recipe.model, recipe.inference, checkpoint.categories, pretrained=False, sampling=sampling)
+        load_weights(model, checkpoint)
+    check_finite(model, checkpoint)
     return model.eval()
 
 

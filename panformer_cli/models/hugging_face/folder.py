@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 USUAL_SQUARE = 640
 """Side of EoMT's input in pixels if the config does not have it."""
+BOXES_ONLY = "DetrForObjectDetection"
+"""The class of DETR's models for detection, whose model type is also `detr`."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,19 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> ArchitectureName:
         code = "; the code that it names (auto_map) is never run" if "auto_map" in config else ""
         if name is None and config.get("library_name") == "panformer":
             raise CheckpointError(
-                f"{folder / CONFIG}: this is a model of panformer, not of transformers; give it as hub:USER/NAME, or "
-                "its model.safetensors"
+                f"{folder / CONFIG}: this is a model of panformer, not of transformers; give a folder without hf:, and "
+                "a model of the Hub as hub:USER/NAME"
             )
         raise CheckpointError(
             f"{folder / CONFIG}: the model type is {short(name)}, which is not supported{code}; expected one of "
             f"{', '.join(ARCHITECTURES)}"
         )
     local_config(config, folder / CONFIG)  # checks the name of the backbone
+    if BOXES_ONLY in (config.get("architectures") or ()):
+        raise CheckpointError(
+            f"{folder / CONFIG}: this DETR predicts boxes without masks ({BOXES_ONLY}); use one for panoptic "
+            "segmentation, such as hf:facebook/detr-resnet-101-panoptic"
+        )
     backbone = config.get("backbone_config")
     if isinstance(backbone, Mapping) and backbone.get("model_type") == "dinat" and find_spec("natten") is None:
         raise CheckpointError(f"checkpoint {folder}: its backbone DiNAT needs the package natten; install it")
@@ -185,7 +192,11 @@ def _data_settings(
     try:
         return DataSettings(short_side=sides[0], long_side=sides[1])
     except RecipeError as error:
-        raise CheckpointError(f"checkpoint {folder}: the sides of its input cannot be used ({error})") from error
+        reason = "; ".join(str(error).splitlines())
+        source = CONFIG if architecture.rounding == "square" else PREPROCESSOR
+        raise CheckpointError(
+            f"checkpoint {folder}: the sides of its input cannot be used ({reason}); correct {source}"
+        ) from error
 
 
 def _notes(config: Mapping[str, Any], name: ArchitectureName, folder: Path) -> list[str]:

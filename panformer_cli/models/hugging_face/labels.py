@@ -100,7 +100,7 @@ def match_labels(
     """
     own = _own_labels(labels)
     if label_map is not None:
-        matched = _mapped(labels, own, own.categories if table is None else table, label_map)
+        matched = _mapped(labels, own, table, label_map)
     elif table is None:
         return own
     else:
@@ -135,8 +135,8 @@ def _named(labels: LabelNames) -> Labels:
     )
     notes: tuple[str, ...] = ()
     if things is None:
-        sentence = "its files do not say which labels are stuff, so all are treated as things; give a category table"
-        notes = (f"{labels.where}: {sentence}",)
+        sentence = "its files do not say which labels are stuff, so all are treated as things"
+        notes = (f"{labels.where}: {sentence}; give a category table (--categories)",)
     return Labels(table, tuple(range(1, len(labels.names) + 1)), (), "", notes)
 
 
@@ -144,19 +144,21 @@ def _matched(labels: LabelNames, own: Labels, table: CategoryTable) -> Labels:
     """Return the labels with categories of `table`: by the ids of a known data set, or else by name."""
     if own.data_set and table.has_labels_of(own.categories):
         return replace(own, categories=table)
-    names = [
-        own.categories.by_id(number).name if own.data_set and number != NO_CATEGORY else "" if own.data_set else name
-        for name, number in zip(labels.names, own.category_ids, strict=True)
-    ]
+    names = _known_names(own) if own.data_set else labels.names
     numbers = _ids_by_name(names, table)
     if all(number == NO_CATEGORY for number in numbers):
         theirs = listing((short(category.name) for category in table.categories), 3)
         raise DataError(
             f"{labels.where}: no label is a category of the data by name. The labels are "
             f"{listing(map(short, filter(None, names)), 3)}; the categories are {theirs}. Use a checkpoint for these "
-            "categories, or a label map, a JSON with the category id of each label"
+            "categories, or a label map (--label-map), a JSON with the category id of each label"
         )
     return _with_stuff(own, Labels(table, numbers, data_set=own.data_set))
+
+
+def _known_names(own: Labels) -> tuple[str, ...]:
+    """Return the name of each label's category in the known data set; "" without a category."""
+    return tuple("" if number == NO_CATEGORY else own.categories.by_id(number).name for number in own.category_ids)
 
 
 def _with_stuff(own: Labels, found: Labels) -> Labels:
@@ -166,25 +168,27 @@ def _with_stuff(own: Labels, found: Labels) -> Labels:
     return replace(found, stuff_labels=tuple(label for label in without if known and known[label] is not None))
 
 
-def _mapped(labels: LabelNames, own: Labels, table: CategoryTable, label_map: Mapping[str, int]) -> Labels:
+def _mapped(labels: LabelNames, own: Labels, table: CategoryTable | None, label_map: Mapping[str, int]) -> Labels:
     """Return the labels with the categories of a label map; labels that it lacks have none."""
-    by_name: dict[str, list[int]] = {}
-    for label, name in enumerate(labels.names):
-        by_name.setdefault(_normalized(name), []).append(label)
+    categories = own.categories if table is None else table
+    names = _labels_by_name(labels, own)
     numbers = [NO_CATEGORY] * len(labels.names)
     for key, number in label_map.items():
-        if number not in table:
-            known = listing((category.id for category in table.categories), 3)
-            raise DataError(
-                f"label map: {short(key)} has the category id {number}, which the data does not have; expected one of "
-                f"{known}"
+        if number not in categories:
+            owner, remedy = (
+                ("model", ", or give another category table (--categories)") if table is None else ("data", "")
             )
-        own_number = [int(key)] if re.fullmatch(r"\d{1,6}", key) and int(key) < len(numbers) else []
-        found = by_name.get(_normalized(key)) or own_number
+            known = listing((category.id for category in categories.categories), 3)
+            raise DataError(
+                f"label map: {short(key)} has the category id {number}, which the {owner} does not have; expected one "
+                f"of {known}{remedy}"
+            )
+        own_number = [int(key)] if re.fullmatch(r"[0-9]{1,6}", key) and int(key) < len(numbers) else []
+        found = names.get(_normalized(key)) or own_number
         if not found:
             raise DataError(
                 f"label map: {short(key)} is no label of {labels.where}; expected a number of 0 to "
-                f"{len(numbers) - 1} or a name such as {listing(map(short, labels.names), 3)}"
+                f"{len(numbers) - 1} or a name such as {listing(map(short, names), 3)}"
             )
         for label in found:
             if numbers[label] not in (NO_CATEGORY, number):
@@ -194,7 +198,18 @@ def _mapped(labels: LabelNames, own: Labels, table: CategoryTable, label_map: Ma
             numbers[label] = number
     if all(number == NO_CATEGORY for number in numbers):
         raise DataError("label map: it is empty; expected the category id of at least one label")
-    return _with_stuff(own, Labels(table, tuple(numbers), data_set=own.data_set))
+    return _with_stuff(own, Labels(categories, tuple(numbers), data_set=own.data_set))
+
+
+def _labels_by_name(labels: LabelNames, own: Labels) -> dict[str, list[int]]:
+    """Return the labels with each name: those of the files, then those of a known data set, normalized."""
+    found: dict[str, list[int]] = {}
+    for label, name in enumerate(labels.names):
+        found.setdefault(_normalized(name), []).append(label)
+    for label, name in enumerate(_known_names(own) if own.data_set else ()):
+        if name and _normalized(name) not in found:
+            found[_normalized(name)] = [label]
+    return found
 
 
 def _notes(labels: LabelNames, own: Labels, found: Labels) -> Iterable[str]:

@@ -116,7 +116,10 @@ def _read_config(settings: HuggingFaceSettings) -> Any:
         try:
             config = network_class.config_class.from_dict(content)
         except Exception as error:  # transformers raises many types
-            raise CheckpointError(f"{settings.config}: {_reason(error)}; expected a config of transformers") from error
+            raise CheckpointError(
+                f"{settings.config}: transformers cannot read it ({_reason(error)}); expected the config of a complete "
+                "network, with its backbone in backbone_config; download it again, or save it with transformers"
+            ) from error
     config.is_training = False  # OneFormer's pixel decoder has dropout that depends on this alone
     return config
 
@@ -140,7 +143,7 @@ def _check_loaded(found: Mapping[str, Any], path: Path) -> None:
     missing = sorted(name for name in found["missing_keys"] if not name.endswith(OPTIONAL))
     if missing:
         raise CheckpointError(
-            f"checkpoint {path}: {counted(len(missing), 'tensor')} of the network are missing, such as {missing[0]}; "
+            f"checkpoint {path}: it lacks {counted(len(missing), 'tensor')} of the network, such as {missing[0]}; "
             "use a complete checkpoint of this architecture"
         )
     unexpected = sorted(name for name in found["unexpected_keys"] if not name.startswith(IGNORED))
@@ -165,14 +168,21 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Silence transformers' warnings and progress bars."""
+    """Silence transformers' warnings and progress bars, and keep it from the network.
+
+    `local_files_only` does not suffice: a config can name a backbone, which transformers looks for on the Hub.
+    """
+    from huggingface_hub import constants  # a requirement of transformers
+
     log = transformers.utils.logging
-    level, shows_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    level, shows_bars, offline = log.get_verbosity(), log.is_progress_bar_enabled(), constants.HF_HUB_OFFLINE
     log.set_verbosity_error()
     log.disable_progress_bar()
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
+        constants.HF_HUB_OFFLINE = offline
         log.set_verbosity(level)
         if shows_bars:
             log.enable_progress_bar()
@@ -180,4 +190,5 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return the text of an error of transformers, which can have many lines, in one."""
-    return truncated(" ".join(str(error).split()), LONGEST_REASON) or type(error).__name__
+    text = truncated(" ".join(str(error).split()), LONGEST_REASON)
+    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from panformer_cli.engine.checkpoints import model_folders
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
 from panformer_cli.engine.runs import find_checkpoint, results_folder
 from panformer_cli.errors import CheckpointError, PanformerError
+from tests.golden.hf_models import tiny_network
 from tests.helpers import files_of, made_once
 from tests.hub_server import CLOSED, HubServer, connect
 from tests.prepare.reporters import RecordingReporter
@@ -203,14 +205,30 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "model.safetensors: the file is corrupt or truncated",
     ),
     "empty weights": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "model.safetensors"),
-    "a web page": (lambda folder: (folder / WEIGHTS).write_text("<html>"), "model.safetensors"),
+    "a web page": (lambda folder: (folder / WEIGHTS).write_text("<html>"), "is a web page (HTML or XML), not weights"),
+    "a pointer": (
+        lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "is a Git LFS pointer, not the weights themselves; fetch them with `git lfs pull`",
+    ),
+    "not a number": (
+        lambda folder: change_weights(folder, lambda tensors: tensors["class_predictor.bias"].fill_(float("nan"))),
+        "has non-finite values (NaN or infinity) in 1 tensor; the first is network.class_predictor.bias",
+    ),
+    "only boxes": (
+        lambda folder: change_config(folder, model_type="detr", architectures=["DetrForObjectDetection"]),
+        "this DETR predicts boxes without masks (DetrForObjectDetection); use one for panoptic segmentation",
+    ),
+    "huge sides": (
+        lambda folder: change_config(folder, image_size=10**6),
+        "data.long_side is 1000000: expected 32 to 16384 pixels); correct config.json",
+    ),
     "no head": (
         lambda folder: change_weights(folder, lambda tensors: tensors.pop("class_predictor.weight")),
-        "1 tensor of the network are missing, such as class_predictor.weight",
+        "it lacks 1 tensor of the network, such as class_predictor.weight",
     ),
     "no blocks": (
         lambda folder: change_weights(folder, lambda tensors: [tensors.pop(n) for n in [*tensors] if "layers.1" in n]),
-        "of the network are missing, such as layers.1",
+        "of the network, such as layers.1",
     ),
     "shard missing": (
         lambda folder: in_shards(folder, without="model-2.safetensors"),
@@ -243,6 +261,33 @@ def test_damaged_folders_are_refused(damage: str, folder: Path) -> None:
     apply(folder)
     assert sentence in (message := refusal(f"hf:{folder}"))
     assert "\n" not in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"backbone": "owner/name"},
+        {"backbone": "resnet50", "use_timm_backbone": True},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf_hub:owner/name"}},
+    ],
+)
+def test_a_backbone_elsewhere_is_refused_without_a_request(
+    backbone: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask the Hub for it, even if only local files are allowed."""
+    tiny_network("mask2former").save_pretrained(tmp_path)
+    change_config(tmp_path, **{"backbone_config": None, **backbone})
+    requests: list[object] = []
+
+    def refused(host: object, *args: object, **options: object) -> None:
+        requests.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    message = refusal(f"hf:{tmp_path}")
+    assert "it names a backbone on the Hugging Face Hub, which is not downloaded" in message
+    assert requests == []
 
 
 @pytest.mark.slow

@@ -156,10 +156,25 @@ def test_a_label_map_decides() -> None:
     assert matched(COCO_NAMES, None, {"person": 1}).category_ids == (1, *(-1,) * 132)
 
 
+def test_label_maps_take_the_names_of_a_known_data_set() -> None:
+    """Networks with COCO's labels but without their names are described by COCO's names in messages, too."""
+    unnamed = [f"LABEL_{label}" for label in range(133)]
+    assert matched(unnamed, PETS, {"Person": 7, "LABEL_1": 3}).category_ids[:3] == (7, 3, -1)
+    assert matched(COCO_NAMES, PETS, {"wall_brick": 20}).category_ids[COCO_NAMES.index("wall-brick")] == 20
+    detr = matched([f"LABEL_{label}" for label in range(250)], PETS, {"person": 7, "2": 3}, is_detr=True)
+    assert detr.category_ids[:4] == (-1, 7, 3, -1)
+
+
+def test_a_label_map_without_categories_uses_those_of_the_model() -> None:
+    with pytest.raises(DataError, match=r"category id 20, which the model does not have; .* table \(--categories\)"):
+        matched(["bolt", "cat"], None, {"bolt": 20})
+
+
 @pytest.mark.parametrize(
     ("label_map", "message"),
     [
-        ({"0": 5}, "category id 5"),
+        ({"0": 5}, "category id 5, which the data does not have; expected one of 3, 7, 20, and 1 more"),
+        ({"\u0661": 7}, "is no label of net"),
         ({"9": 7}, "'9' is no label"),
         ({"bird": 7}, "'bird' is no label"),
         ({"0": 7, "bolt": 3}, "label 0 has the category ids 7 and 3"),
