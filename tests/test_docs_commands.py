@@ -114,6 +114,11 @@ NOT_RUN = {
     "panformer predict photos/ --out /shared/results --checkpoint r50 --engine ray --actors 8 --actor-cpus 4 "
     "--actor-gpus 0.5 --resume": "needs a cluster with 32 CPUs and 4 GPUs",
     "pip install 'panformer[hub]'": INSTALLS,
+    "pip install 'panformer[hf]'": INSTALLS,
+    "panformer train tiny --init-from demo/run/best.safetensors --set data.root=demo/scenes --set train.max_steps=400 "
+    "--set train.lr=3e-4 --set data.crop_probability=0.75 --set 'data.crop_short_sides=[128]' "
+    "--set 'data.crop_range=[80,128]' --set 'data.train_short_sides=[96,112,128]'": "trains for minutes, from a run "
+    "that took minutes, too",
     "panformer weights push runs/a --repo USER/NAME --license apache-2.0 --data-name 'Street scenes'": "uploads to the "
     "Hugging Face Hub; tests/cli/test_weights_push.py uploads to a stand-in",
     "panformer predict photos/ --out viz/ --checkpoint hub:USER/NAME": FROM_HUB,

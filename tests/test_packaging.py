@@ -19,13 +19,17 @@ from panformer_cli.recipe_io import built_in_recipes
 from tests.conftest import REPOSITORY
 
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "zlib-ng": "zlib_ng"}
-NOT_IMPORTED = {"torchvision": "needed by timm and the tests", "tqdm": "shows timm's downloads"}
+NOT_IMPORTED = {"torchvision": "needed by timm and the tests"}
 
 
 FOR_TYPES = {"pandas", "supervision"}
 """Packages of extras whose types are in annotations; they are imported by name when a result is converted."""
 WITH_TORCH = {"triton"}
 """Packages that torch requires where they are supported; panformer works without them."""
+
+
+OF_EXTRAS = {"huggingface_hub", "transformers"}
+"""Packages of extras that are imported where they are used. timm requires the first one, too, for its weights."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def test_every_requirement_is_used_and_every_import_is_required(setup_cfg: Confi
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     outside = imported - set(sys.stdlib_module_names) - {"panformer_cli"}
-    assert outside - WITH_TORCH - FOR_TYPES == required - set(NOT_IMPORTED)
+    assert outside - WITH_TORCH - FOR_TYPES - OF_EXTRAS == required - set(NOT_IMPORTED)
 
 
 def test_every_requirement_has_a_minimum_version(setup_cfg: ConfigParser) -> None:

@@ -78,7 +78,7 @@ def fetch_weights(backbone: str, reporter: Reporter) -> None:
     try:
         download(url, path, reporter=reporter)
     except DownloadError as error:
-        raise CheckpointError(f"{error}, or {ALTERNATIVES}") from error
+        raise CheckpointError(f"{error}; without this file, {ALTERNATIVES}") from error
 
 
 def cached_file(pretrained: str) -> Path | None:
