@@ -117,8 +117,8 @@ def _read_config(settings: HuggingFaceSettings) -> Any:
             config = network_class.config_class.from_dict(content)
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
-                f"{settings.config}: transformers cannot read it ({_reason(error)}); expected the config of a complete "
-                "network, with its backbone in backbone_config; download it again, or save it with transformers"
+                f"{settings.config}: transformers cannot read it ({_reason(error)}); expected a config of "
+                "transformers; download it again"
             ) from error
     config.is_training = False  # OneFormer's pixel decoder has dropout that depends on this alone
     return config
