@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,8 +139,14 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def own_actors() -> list[int]:
-    """Return the process ids of the actors that this process started."""
+KILL_ONE = """
+import os, signal, sys, time
+from pathlib import Path
+
+root, files, deadline = int(sys.argv[1]), Path(sys.argv[2]), time.monotonic() + 120
+
+
+def own_actors():
     parents, actors = {}, []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -152,40 +157,36 @@ def own_actors() -> list[int]:
             except OSError:
                 continue
 
-    def is_own(process: int) -> bool:
-        return process == os.getpid() or (process in parents and is_own(parents[process]))
+    def is_own(process):
+        return process == root or (process in parents and is_own(parents[process]))
 
-    return [process for process in actors if is_own(process)]
+    return [process for process in actors if process != os.getpid() and is_own(process)]
 
 
-class KillOne(threading.Thread):
-    """Kills one of two actors, found before the first file, as soon as it exists: the other files come fast."""
+actors = []
+while time.monotonic() < deadline:
+    actors = actors if len(actors) == 2 else own_actors()
+    if actors and any(files.glob("*.parquet")):
+        os.kill(actors[0], signal.SIGKILL)
+        print(actors[0])
+        break
+    time.sleep(0.005)
+"""
+"""Kills one of the two actors of a process as soon as the first file exists, and prints its process id.
 
-    def __init__(self, out: Path) -> None:
-        super().__init__(daemon=True)
-        self._files = out / FOLDER
-        self.killed: list[int] = []
-
-    def run(self) -> None:
-        deadline = time.monotonic() + 120
-        actors: list[int] = []
-        while not self.killed and time.monotonic() < deadline:
-            actors = actors if len(actors) == 2 else own_actors()
-            if actors and any(self._files.glob("*.parquet")):
-                os.kill(actors[0], signal.SIGKILL)
-                self.killed.append(actors[0])
-            time.sleep(0.005)
+It is a process of its own, because a thread waits for the busy main thread each time it reads a file.
+"""
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_actor_loses_and_repeats_nothing(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = RayOptions(actors=2, cpus=1, block_size=2, device="cpu")
-    killer = KillOne(out)
-    killer.start()
+    killer = subprocess.Popen(
+        [sys.executable, "-c", KILL_ONE, str(os.getpid()), str(out / FOLDER)], stdout=subprocess.PIPE, text=True
+    )
     result = predict_on_ray(request_of(checkpoint, photos, out), options, SilentReporter())
-    killer.join()
-    assert killer.killed
+    assert killer.communicate()[0].strip().isdecimal()
     assert (result.images, [failure["file_name"] for failure in result.failures]) == (IMAGES, [BAD])
     assert result.models_loaded in (2, 3)  # two actors, and the one that replaced the killed one
     check_equal(rows_in(out), plain_results(checkpoint, photos, tmp_path / "plain"))
