@@ -11,7 +11,7 @@ import pytest
 from tests.hub_server import TOKEN, Failure, HubServer
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (pip install 'panformer[hub]')")
-errors = pytest.importorskip("huggingface_hub.errors")
+errors = pytest.importorskip("huggingface_hub.errors", reason="needs huggingface_hub (pip install 'panformer[hub]')")
 
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)) * 40}
 

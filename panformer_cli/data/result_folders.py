@@ -22,7 +22,7 @@ FILES = ".panformer_outputs.jsonl"
 
 
 def described_video(path: Path) -> dict[str, Any] | None:
-    """Return the object `video` in the JSON of a predicted video; None if the file is no such JSON."""
+    """Return the object `video` in the JSON of a predicted video; None for other JSONs."""
     try:
         with path.open(encoding="utf-8") as file:
             first = file.readline(_HEAD)

@@ -277,7 +277,7 @@ def published_weights_of(given: Path) -> PublishedWeights | None:
     """Return the published weights that `find_checkpoint` would return for an argument; None for other checkpoints.
 
     Raises:
-        CheckpointError: There is no such file and no such weights.
+        CheckpointError: `given` is neither a file nor the name of weights.
     """
     return None if is_hub_reference(given) else _chosen(given, None)[1]
 

@@ -237,7 +237,8 @@ class PanopticModel(nn.Module, ABC):
             layers: 1 or more; decoders with fewer layers stay whole.
 
         Raises:
-            PanformerError: No decoder has so many layers, or the family has no such layers; this is the default.
+            PanformerError: No decoder has so many layers, or the layers of the family have no masks of their own,
+                which is the default.
         """
         raise PanformerError(
             f"--mask-layers is {layers}, but the layers of this model family have no masks of their own; leave the "

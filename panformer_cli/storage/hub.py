@@ -108,7 +108,7 @@ class HubSnapshot:
         """Return the path of a file in `folder`; download it if it is not there yet.
 
         Raises:
-            CheckpointError: The repository has no such file, or its files cannot be accessed.
+            CheckpointError: The repository does not have the file, or its files cannot be accessed.
             DownloadError: The Hub cannot be reached, and the file is not in the cache; or it cannot be written.
         """
         path = self.folder / name
@@ -147,7 +147,7 @@ def open_snapshot(reference: HubReference, extra: str, reporter: Reporter) -> Hu
         reporter: Receives who wrote a pull request, and that the cache is used.
 
     Raises:
-        CheckpointError: huggingface_hub is not installed, or there is no such repository or revision, or it is private.
+        CheckpointError: huggingface_hub is not installed, or the repository or revision does not exist or is private.
         DownloadError: The Hub cannot be reached, and the cache has no copy.
     """
     hub = import_hub(extra)

@@ -48,7 +48,7 @@ def check_destination(destination: Destination, names: tuple[str, ...], reporter
     """Check, before anything is written, that files with these names can be uploaded.
 
     Returns:
-        The commit that the upload is based on; None if there is no such repository yet.
+        The commit that the upload is based on; None if the repository does not exist yet.
 
     Raises:
         UploadError: There is no token, the Hub cannot be reached, or the repository exists and has files of these
@@ -116,7 +116,7 @@ def upload(destination: Destination, files: Mapping[str, Path], parent: str | No
 
 
 class _NoRepositoryError(UploadError):
-    """There is no such repository, or it is private and of somebody else."""
+    """The repository does not exist, or is private and of another account."""
 
 
 @contextmanager

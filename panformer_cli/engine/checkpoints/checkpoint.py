@@ -334,13 +334,22 @@ def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[st
 def check_finite(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise CheckpointError if a model with the weights of the checkpoint has NaN or infinity in a tensor."""
     state, official = model.state_dict(), checkpoint.official
-    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    bad = [name for name, tensor in state.items() if not is_finite(tensor)]
     if bad:
         first = official.official_name(bad[0], state) if official else bad[0]
         raise CheckpointError(
             f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in {counted(len(bad), 'tensor')}; "
             f"the first is {first}; the file is corrupt, or its training diverged; use another checkpoint"
         )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor has neither NaN nor infinity.
+
+    The sum of one that has is not finite either; it takes a fifth of the time, which matters for large models. Only a
+    sum that is not finite, which may have overflowed, needs a look at the values.
+    """
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def check_family(expected: Recipe, actual: Recipe, what: str) -> None:

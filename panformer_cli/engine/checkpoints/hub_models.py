@@ -31,7 +31,7 @@ def find_hub_model(given: Path, reporter: Reporter) -> Path:
     The weights are downloaded only if the configuration is that of a model of panformer.
 
     Raises:
-        CheckpointError: The name is not valid, there is no such repository, or it has no such model.
+        CheckpointError: The name is not valid, or the repository does not exist or has no model of panformer.
         DownloadError: The Hub cannot be reached, and the cache has no copy.
     """
     from panformer_cli.engine.checkpoints.checkpoint import is_own_checkpoint  # imports torch

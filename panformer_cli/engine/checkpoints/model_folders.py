@@ -43,7 +43,7 @@ def is_model_folder(path: Path) -> bool:
     try:
         return not is_own_checkpoint(path / WEIGHTS)
     except CheckpointError:
-        return True  # what is wrong is reported when it is read
+        return True  # the problem is reported when it is read
 
 
 def find_model_folder(given: Path, reporter: Reporter) -> Path:
@@ -53,7 +53,8 @@ def find_model_folder(given: Path, reporter: Reporter) -> Path:
     configuration is that of a known model.
 
     Raises:
-        CheckpointError: transformers is not installed, there is no such folder or repository, or it has no such model.
+        CheckpointError: transformers is not installed, or the folder or repository does not exist or has no known
+            model.
         DataError: No folder can have this name.
         DownloadError: The Hub cannot be reached, and the cache has no copy.
     """
@@ -73,7 +74,7 @@ def find_model_folder(given: Path, reporter: Reporter) -> Path:
     try:
         reference = HubReference.parse(text)
     except CheckpointError as error:
-        raise CheckpointError(f"checkpoint {short(str(given))}: there is no such folder, and {error}") from error
+        raise CheckpointError(f"checkpoint {short(str(given))}: the folder does not exist, and {error}") from error
     return _from_hub(reference, reporter)
 
 

@@ -23,6 +23,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     TrainProgress,
     check_has_state,
     fill_model,
+    is_finite,
     load_optimizer_state,
     load_weights,
     optimizer_state,
@@ -227,7 +228,7 @@ class RunCheckpoints:
         trained = {name: value for name, value in self._model.named_parameters() if value.requires_grad}
         statistics = {name: value for name, value in self._model.named_buffers() if "running_" in name}
         for name, value in (trained | statistics | optimizer_state(self._model, self._optimizer)).items():
-            if not bool(value.isfinite().all()):
+            if not is_finite(value):
                 raise NonFiniteError(f"{name} is not finite after step {progress.step}")
 
     def _settle(self, progress: TrainProgress) -> None:

@@ -57,6 +57,16 @@ def has_batch_norm(backbone: str) -> bool | None:
     return is_resnet(backbone) if backbone in BACKBONES else None
 
 
+@dataclass(frozen=True)
+class PublishedBackboneSettings(ModelSettings):
+    """Settings of a family whose models freeze as many stages of their backbone as published, if nothing is set."""
+
+    def __post_init__(self) -> None:
+        if self.frozen_stages is None:  # runs and checkpoints record the number
+            object.__setattr__(self, "frozen_stages", published_frozen_stages(self.backbone))
+        super().__post_init__()
+
+
 def backbone_problems(settings: ModelSettings) -> list[str]:
     """Return one message per invalid setting. `check_backbone_name` checks whether timm has the model."""
     problems = []

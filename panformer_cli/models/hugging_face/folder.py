@@ -64,17 +64,7 @@ class HuggingFaceFolder:
 def read_folder(
     folder: Path, categories: CategoryTable | None = None, label_map: Mapping[str, int] | None = None
 ) -> HuggingFaceFolder:
-    """Return what the files of a folder say about a model.
-
-    Args:
-        folder: with `config.json`, safetensors, and possibly `preprocessor_config.json`.
-        categories: category table of the data set that the results are for; None for that of the checkpoint.
-        label_map: category id by label (as text) or name, which decides instead of names.
-
-    Raises:
-        CheckpointError: a file is missing, corrupt or of a model that is not supported.
-        DataError: the labels do not match the categories, or the label map is wrong.
-    """
+    """Return what the files of a folder say about a model; arguments and errors as `families.read_saved_folder`."""
     config = read_json(folder, CONFIG)
     name = _architecture(config, folder)
     weight_files(folder)

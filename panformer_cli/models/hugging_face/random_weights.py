@@ -33,8 +33,8 @@ def spread_scores(model: HuggingFaceModel, image: Tensor, settings: QueryMerging
     head.bias[-1] = NEVER  # "no object"
     logits[:, -1] = NEVER
     gains = [2 ** (step / STEPS_PER_OCTAVE) for step in range(-4 * STEPS_PER_OCTAVE, 16 * STEPS_PER_OCTAVE)]
-    wanted = min(KEPT, len(logits))
-    gain = next((gain for gain in gains if _number_kept(gain * logits, settings.score_threshold) >= wanted), gains[-1])
+    target = min(KEPT, len(logits))
+    gain = next((gain for gain in gains if _number_kept(gain * logits, settings.score_threshold) >= target), gains[-1])
     for parameter in head.parameters():
         parameter.mul_(gain)
 

@@ -54,8 +54,8 @@ class QueryMergingSettings(InferenceSettings):
     score_threshold: Fraction = 0.8
     """Class score above which a query is kept. The originals use 0.85 for DETR and 0.8 for the others."""
     overlap_threshold: Fraction = 0.8
-    """Minimum area of a segment, as a share of the query's mask; below it, the query is dropped. DETR has no such
-    threshold."""
+    """Minimum area of a segment, as a share of the query's mask; below it, the query is dropped. DETR does not
+    use it."""
     post_processing: PostProcessing = "original"
     """Which rules merge the masks: `original`, those of the architecture's original project; `transformers`, those of
     transformers with the same thresholds and the same stuff classes; `transformers_defaults`, those of transformers

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from panformer_cli.models.backbones.known import BACKBONES, backbone_problems, published_frozen_stages
+from panformer_cli.models.backbones.known import BACKBONES, PublishedBackboneSettings, backbone_problems
 from panformer_cli.setting_types import Fraction, Range
-from panformer_cli.settings import InferenceSettings, ModelSettings
+from panformer_cli.settings import InferenceSettings
 
 Channels = Annotated[int, Range(1, 65536)]
 FAMILY = "knet"
 
 
 @dataclass(frozen=True)
-class KNetSettings(ModelSettings):
+class KNetSettings(PublishedBackboneSettings):
     """Sizes of K-Net. The defaults are the published R-50 model (docs/knet.md). Its models are for inference only."""
 
     family: str = FAMILY
@@ -29,11 +29,6 @@ class KNetSettings(ModelSettings):
     """Number of kernel update stages."""
     thing_kernels: Annotated[int, Range(1, 100_000)] = 100
     """Number of thing kernels: the maximum number of objects per image. Stuff has one kernel per class."""
-
-    def __post_init__(self) -> None:
-        if self.frozen_stages is None:  # checkpoints record the number
-            object.__setattr__(self, "frozen_stages", published_frozen_stages(self.backbone))
-        super().__post_init__()
 
     def problems(self) -> list[str]:
         """Return one message for each problem that a range cannot express."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from panformer_cli.models.backbones.known import backbone_problems, published_frozen_stages
+from panformer_cli.models.backbones.known import PublishedBackboneSettings, backbone_problems
 from panformer_cli.setting_types import Count, Fraction, FractionBelowOne, Range
-from panformer_cli.settings import InferenceSettings, ModelSettings
+from panformer_cli.settings import InferenceSettings
 
 Layers = Annotated[int, Range(1, 100)]
 Channels = Annotated[int, Range(1, 65536)]
@@ -15,7 +15,7 @@ FAMILY = "panoptic_segformer"
 
 
 @dataclass(frozen=True)
-class PanopticSegFormerSettings(ModelSettings):
+class PanopticSegFormerSettings(PublishedBackboneSettings):
     """Sizes of Panoptic SegFormer. The defaults are the published R-50 model (docs/model.md)."""
 
     family: str = FAMILY
@@ -50,11 +50,6 @@ class PanopticSegFormerSettings(ModelSettings):
 
     parts: ClassVar[tuple[str, ...]] = ("encoder", "stuff_masks", "thing_masks", "location_decoder", "backbone")
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights", "mask_bias")
-
-    def __post_init__(self) -> None:
-        if self.frozen_stages is None:  # runs and checkpoints record the number
-            object.__setattr__(self, "frozen_stages", published_frozen_stages(self.backbone))
-        super().__post_init__()
 
     def problems(self) -> list[str]:
         """Return one message for each problem that a range cannot express."""

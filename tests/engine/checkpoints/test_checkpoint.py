@@ -23,6 +23,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     TrainingState,
     TrainProgress,
     fill_model,
+    is_finite,
     load_model,
     load_optimizer_state,
     load_weights,
@@ -490,3 +491,19 @@ def test_an_official_file_of_another_recipe_is_rejected_with_both_names(r50: Pat
         f"checkpoint {r50} is from recipe r50 with the backbone resnet50, but this model has "
         "swin_large; give a checkpoint of the same recipe"
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], True),
+        ([1, -2], True),
+        ([3e38, 3e38], True),  # the sum overflows
+        ([1, float("inf")], False),
+        ([float("inf"), float("-inf")], False),
+        ([float("nan"), 1], False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_with_nan_or_infinity_are_found(values: list[float], expected: bool, dtype: torch.dtype) -> None:
+    assert is_finite(torch.tensor(values, dtype=dtype)) is expected

@@ -136,7 +136,7 @@ def test_repositories_without_a_model_are_refused(files: dict[str, bytes], sente
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("hf:", "there is no such folder, and '' is not the name of a repository"),
+        ("hf:", "the folder does not exist, and '' is not the name of a repository"),
         ("hf:model", "'model' is not the name of a repository"),
         ("hf:a/b/c", "'a/b/c' is not the name of a repository"),
         ("hf:a/b@", "the revision ''; expected a branch, a tag, a commit or refs/pr/N"),

@@ -61,7 +61,9 @@ def test_code_and_kernels_are_left_out() -> None:
 @pytest.mark.slow
 def test_a_network_is_loaded_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers would ask on the terminal whether to run the code, and fetch the kernel from the Hub."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
+    huggingface_hub = pytest.importorskip(
+        "huggingface_hub", reason="needs huggingface_hub (pip install 'panformer[hub]')"
+    )
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_exists", lambda *_: pytest.fail("the Hub was asked"))
     folder = save_tiny(tmp_path / "model", "mask2former")
     config = json.loads((folder / "config.json").read_text())

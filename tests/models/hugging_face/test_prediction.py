@@ -87,7 +87,7 @@ def test_detr_has_one_instance_per_query_with_the_predicted_box() -> None:
 @pytest.mark.parametrize("longest", [64, 32])
 def test_transformers_merges_an_image_that_does_not_fill_eomts_square(longest: int) -> None:
     """Its processor takes for granted that the long side of the image has the length of the square."""
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs transformers (pip install 'panformer[hf]')")
     height, half = longest // 2, longest // 2
     masks = torch.full((2, 64, 64), -9.0)
     masks[0, :height, :half], masks[1, :height, half:longest] = 9.0, 9.0
@@ -101,7 +101,7 @@ def test_transformers_merges_an_image_that_does_not_fill_eomts_square(longest: i
 
 def test_an_image_that_transformers_cannot_merge() -> None:
     """Its processor of EoMT rounds the short side to 0 pixels."""
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs transformers (pip install 'panformer[hf]')")
     found = QueryMasks(torch.tensor([[9.0, -9.0]]), torch.full((1, 64, 64), 9.0), (64, 64), (1, 64), (1, 500))
     with pytest.raises(DataError, match="transformers cannot merge the masks of an image of 500 x 1 pixels .*; leave"):
         post_process(found, ARCHITECTURES["eomt"], None, [])

@@ -106,7 +106,7 @@ def test_the_optimized_model_computes_the_same() -> None:
     before = infer(model, images)
     model.optimize_for_inference()
     after = infer(model, images)
-    torch.testing.assert_close(after.class_logits, before.class_logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.class_logits, before.class_logits, rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_inference_only(model: KNet) -> None:
